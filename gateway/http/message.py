@@ -1,0 +1,92 @@
+"""HTTP messages as values: what a parser produces and a serializer consumes.
+
+Names of header fields are lower-case bytes, in the order received; a field sent twice stands there twice.
+Nothing here knows sockets, framing on the wire, or policies. RFC 9110 §5, §6.
+"""
+
+from __future__ import annotations
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def find(headers: Headers, name: bytes) -> bytes | None:
+    """Return the first value of the field `name` (lower-case), or None."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+def find_all(headers: Headers, name: bytes) -> list[bytes]:
+    """Return every value of the field `name` (lower-case), in order."""
+    return [value for key, value in headers if key == name]
+
+
+class Request:
+    """One request's head, and its body once somebody needed it whole.
+
+    target: as received (origin-form, or `*`). path: normalised once by the parser (percent-decoded unreserved
+    characters, no dot segments), the only path that endpoints, authorisation, cache keys and the upstream see.
+    query: without `?`, b"" if none. length: bytes of body announced; None = chunked; 0 = no body.
+    body: the complete body, or None while it is still streaming past.
+    minor: HTTP/1.<minor> as the client spoke it.
+    """
+
+    __slots__ = ("body", "headers", "host", "length", "method", "minor", "path", "query", "target")
+
+    def __init__(
+        self,
+        method: bytes,
+        path: bytes,
+        headers: Headers,
+        *,
+        query: bytes = b"",
+        target: bytes = b"",
+        host: bytes = b"",
+        minor: int = 1,
+        length: int | None = 0,
+        body: bytes | None = b"",
+    ) -> None:
+        self.method = method
+        self.target = target or (path + b"?" + query if query else path)
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.host = host
+        self.minor = minor
+        self.length = length
+        self.body = body
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value of the field `name` (lower-case), or None."""
+        return find(self.headers, name)
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method.decode('latin-1')} {self.target.decode('latin-1')}>"
+
+
+class Response:
+    """One response's head, and its body when it is already whole.
+
+    body: bytes when the message is complete as it stands (a filter's answer, or an upstream response that came in
+    one read); None when chunks follow. length: bytes announced by the upstream; None = unknown (chunked or until
+    close). A response to HEAD, a 204 or a 304 has body b"" and keeps the announced length for its header.
+    """
+
+    __slots__ = ("body", "headers", "length", "status")
+
+    def __init__(
+        self, status: int, headers: Headers | None = None, body: bytes | None = b"", *, length: int | None = None
+    ) -> None:
+        self.status = status
+        self.headers: Headers = [] if headers is None else headers
+        self.body = body
+        self.length = len(body) if length is None and body is not None else length
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value of the field `name` (lower-case), or None."""
+        return find(self.headers, name)
+
+    def __repr__(self) -> str:
+        size = "streaming" if self.body is None else f"{len(self.body)} B"
+        return f"<Response {self.status} {size}>"
