@@ -76,7 +76,12 @@ class Response:
     __slots__ = ("body", "headers", "length", "status")
 
     def __init__(
-        self, status: int, headers: Headers | None = None, body: bytes | None = b"", *, length: int | None = None
+        self,
+        status: int,
+        headers: Headers | None = None,
+        body: bytes | None = b"",
+        *,
+        length: int | None = None,
     ) -> None:
         self.status = status
         self.headers: Headers = [] if headers is None else headers

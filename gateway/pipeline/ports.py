@@ -1,0 +1,270 @@
+"""The ports: what the pipeline asks of the world, as Protocols. The edges implement them; tests fake them.
+
+Every call returns at once. Events come back through `Sink` (from an upstream call) and through the methods of
+`Exchange` (from the client's connection). All times are seconds on the monotonic clock unless a name says `wall`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.http.message import Request, Response
+from gateway.pipeline.errors import GatewayError
+from gateway.pipeline.promise import Eventual
+
+
+class Clock(Protocol):
+    """The two clocks."""
+
+    def now(self) -> float:
+        """Seconds, monotonic."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since the Unix epoch."""
+        ...
+
+
+class Cancellable(Protocol):
+    """Something that can be called off; calling it off twice does nothing."""
+
+    def cancel(self) -> None:
+        """Call it off."""
+        ...
+
+
+class Timers(Protocol):
+    """Deadlines kept in one structure and swept every few tens of milliseconds (that is their resolution)."""
+
+    def at(self, deadline: float, callback: Callable[[], None]) -> Cancellable:
+        """Call back once, at or shortly after `deadline`, never before."""
+        ...
+
+
+class Downstream(Protocol):
+    """The client's connection, as one exchange sees it. After `end`, `reply` or `abort` nothing more may be sent.
+
+    The connection calls the exchange: `start()` once the head is read, `on_body(data, last)` while the body comes in
+    (only after `proceed`), `on_client_gone()` when the client left, `on_writable(ready)` when its send buffer passes
+    the high (False) or falls under the low (True) mark.
+    """
+
+    def proceed(self) -> None:
+        """The body is wanted: answer `Expect: 100-continue` if it was sent, and let the body in."""
+        ...
+
+    def pause_body(self) -> None:
+        """Stop reading the request's body."""
+        ...
+
+    def resume_body(self) -> None:
+        """Read on."""
+        ...
+
+    def reply(self, response: Response) -> None:
+        """Send a whole response (response.body is bytes)."""
+        ...
+
+    def begin(self, response: Response) -> None:
+        """Send a response's head; chunks follow by `write`, then `end`."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body."""
+        ...
+
+    def end(self) -> None:
+        """The body is complete."""
+        ...
+
+    def abort(self) -> None:
+        """The response can't be completed: break the connection so that the client sees it (RFC 9112 §8)."""
+        ...
+
+
+class Sink(Protocol):
+    """Where an upstream call reports. Exactly one of: a whole response; a head and chunks up to `last`; an error.
+
+    An error may also come after the head, when the instance dies in mid-body. After it, or after the last byte, or
+    after `Call.cancel`, nothing more is reported.
+    """
+
+    def on_ready(self) -> None:
+        """The head is on its way and the body may be sent with `Call.write`. Only for requests with body None."""
+        ...
+
+    def on_response(self, response: Response) -> None:
+        """A final (not 1xx) head; response.body is bytes when the message is already complete, else None."""
+        ...
+
+    def on_chunk(self, data: bytes, last: bool) -> None:
+        """A piece of the body; the last one may be empty."""
+        ...
+
+    def on_error(self, error: GatewayError) -> None:
+        """The call failed; `error.retry` says whether another try may help."""
+        ...
+
+    def on_writable(self, ready: bool) -> None:
+        """The send buffer to the instance passed its high (False) or fell under its low (True) mark."""
+        ...
+
+
+class Call(Protocol):
+    """One request under way to one instance."""
+
+    def write(self, data: bytes, last: bool) -> None:
+        """Send a piece of a streamed request body."""
+        ...
+
+    def pause(self) -> None:
+        """Stop reading the response (the client is slow)."""
+        ...
+
+    def resume(self) -> None:
+        """Read on."""
+        ...
+
+    def extend(self, until: float) -> None:
+        """Move the call's deadline."""
+        ...
+
+    def cancel(self) -> None:
+        """Give it up: nothing more is reported, and the connection is not used again unless it was idle."""
+        ...
+
+
+class Destination(Protocol):
+    """What an upstream needs to know of an instance."""
+
+    @property
+    def host(self) -> str:
+        """Address or name."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """TCP port."""
+        ...
+
+    @property
+    def authority(self) -> bytes:
+        """`host:port` as the Host field carries it."""
+        ...
+
+
+class Upstream(Protocol):
+    """Sends requests to instances over kept-alive connections."""
+
+    def send(self, instance: Destination, request: Request, until: float, sink: Sink) -> Call:
+        """Start one call. request.body None: wait for `Sink.on_ready`, then `Call.write`.
+
+        The sink may be called before this returns. `until`: the instant by which the response must be complete.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A wish to spend: `cost` tokens of the bucket `key`, which refills at `rate` tokens/s up to `burst`."""
+
+    key: bytes
+    cost: float
+    rate: float
+    burst: float
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the store decided on a sequence of claims, all or nothing.
+
+    binding: index of the claim that refused, or that is nearest to refusing. remaining: whole tokens left at that
+    level. retry_after: seconds until all would be granted (0.0 when allowed; inf when a cost is above its burst).
+    reset: seconds until the binding level is full again.
+    """
+
+    allowed: bool
+    binding: int
+    remaining: int
+    retry_after: float
+    reset: float
+
+
+class StoreUnavailable(Exception):
+    """A counter or blob store did not answer in time; the policy's `on_store_failure` decides."""
+
+
+class CounterStore(Protocol):
+    """Token buckets, in memory or shared."""
+
+    def take(self, claims: Sequence[Claim], now: float) -> Eventual[Grant]:
+        """Decide all claims together: spend all or none. The promise may be rejected with StoreUnavailable."""
+        ...
+
+    def settle(self, claims: Sequence[Claim], now: float) -> None:
+        """Charge (cost > 0, debt allowed) or give back (cost < 0) after the fact; fire and forget."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Bytes under a key for a time. Unavailability is a miss, never an error of the request."""
+
+    def get(self, key: bytes) -> Eventual[bytes | None]:
+        """Return the value or None."""
+        ...
+
+    def set(self, key: bytes, value: bytes, ttl: float) -> None:
+        """Keep the value for ttl seconds; fire and forget."""
+        ...
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Forget; fire and forget."""
+        ...
+
+
+class KeySource(Protocol):
+    """An issuer's public keys (JWKS), fetched and refreshed behind this port, single-flight."""
+
+    def key(self, kid: str | None, algorithm: str) -> Eventual[object | None]:
+        """Return the verification key for a token's `kid`, or None when the issuer has none that fits.
+
+        `algorithm` is the pinned one. Unknown kids refetch at most once per cool-down. Rejected with
+        StoreUnavailable when the issuer can't be reached and nothing usable is cached.
+        """
+        ...
+
+
+class Ids(Protocol):
+    """Where identifiers come from (chance is an edge)."""
+
+    def request_id(self) -> bytes:
+        """A new request id, unique across gateways: 32 lower-case hex digits."""
+        ...
+
+    def span_id(self) -> bytes:
+        """A new span id: 16 lower-case hex digits."""
+        ...
+
+    def chance(self) -> float:
+        """A uniform number in [0, 1)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who was authenticated. plan: a class of terms; tenant: the organisation that pays.
+
+    models / endpoints: what it may call ("*" = all). may_override: it may choose pool or version by header.
+    claims: a token's verified claims, empty for API keys.
+    """
+
+    name: str
+    plan: str = ""
+    tenant: str = ""
+    models: frozenset[str] = frozenset()
+    endpoints: frozenset[str] = frozenset()
+    may_override: bool = False
+    importance: str = ""
+    claims: Mapping[str, object] | None = None
