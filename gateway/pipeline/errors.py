@@ -1,8 +1,9 @@
 """What can go wrong with one request: refusals are returned, failures are raised, bugs are not caught.
 
-A `Refusal` is a decision (401, 429, 503 …): a filter returns it, and it names the policy that decided. A `GatewayError`
-is a failure; it says which side failed (`source`) and whether another try may help (`retry`). Both have a stable
-`code` that clients, logs and metrics see; `answer.py` turns either into the response.
+A `Refusal` is a decision (401, 429, 503 …): a filter returns it, and it names the policy that decided. A
+`GatewayError` is a failure; it says which side failed (`source`) and whether another try may help
+(`retry`). Both have a stable `code` that clients, logs and metrics see; `answer.py` turns either into the
+response.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Outcome(Enum):
 class Refusal:
     """A filter's No: status and stable code, in words, with the policy that decided and when to come back.
 
-    retry_after: seconds, None where coming back makes no sense. details: numbers or texts for the body's extra
-    members (expected signature, limit, …). headers: fields to add to the answer.
+    retry_after: seconds, None where coming back makes no sense. details: numbers or texts for the body's
+    extra members (expected signature, limit, …). headers: fields to add to the answer.
     """
 
     __slots__ = ("code", "details", "headers", "message", "policy", "retry_after", "status")
@@ -71,7 +72,10 @@ class Refusal:
 
 
 class GatewayError(Exception):
-    """A failure of one request. Subclasses fix code, status, source and retry; str(error) is fit for a client."""
+    """A failure of one request.
+
+    Subclasses fix code, status, source and retry; str(error) is fit for a client.
+    """
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500

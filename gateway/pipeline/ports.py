@@ -1,7 +1,8 @@
 """The ports: what the pipeline asks of the world, as Protocols. The edges implement them; tests fake them.
 
-Every call returns at once. Events come back through `Sink` (from an upstream call) and through the methods of
-`Exchange` (from the client's connection). All times are seconds on the monotonic clock unless a name says `wall`.
+Every call returns at once. Events come back through `Sink` (from an upstream call) and through the methods
+of `Exchange` (from the client's connection). All times are seconds on the monotonic clock unless a name
+says `wall`.
 """
 
 from __future__ import annotations
@@ -43,12 +44,58 @@ class Timers(Protocol):
         ...
 
 
-class Downstream(Protocol):
-    """The client's connection, as one exchange sees it. After `end`, `reply` or `abort` nothing more may be sent.
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a client's connection: textual address and port; `scheme` it spoke to us."""
 
-    The connection calls the exchange: `start()` once the head is read, `on_body(data, last)` while the body comes in
-    (only after `proceed`), `on_client_gone()` when the client left, `on_writable(ready)` when its send buffer passes
-    the high (False) or falls under the low (True) mark.
+    address: str
+    port: int
+    scheme: str = "http"
+
+
+class Receiver(Protocol):
+    """What a client's connection reports to: one exchange. The methods never raise but for bugs."""
+
+    def start(self) -> None:
+        """The head is complete (request.body is bytes when the body came along, None when it follows)."""
+        ...
+
+    def on_body(self, data: bytes, last: bool) -> None:
+        """A piece of the request's body, de-chunked; only after `Downstream.proceed`."""
+        ...
+
+    def on_body_error(self, error: GatewayError) -> None:
+        """The body is malformed, too large or too slow: BadBody, BodyTooLarge, BodyTimeout."""
+        ...
+
+    def on_writable(self, ready: bool) -> None:
+        """The send buffer to the client passed its high (False) or fell under its low (True) mark."""
+        ...
+
+    def on_client_gone(self) -> None:
+        """The client left before the response was complete."""
+        ...
+
+    def crash(self, bug: Exception) -> None:
+        """A bug escaped from one of these methods: answer 500 if nothing was sent, release, and record it."""
+        ...
+
+
+class Begin(Protocol):
+    """Makes the receiver of one request."""
+
+    def __call__(self, request: Request, peer: Peer, down: Downstream) -> Receiver:
+        """Nothing happens before `Receiver.start`."""
+        ...
+
+
+class Downstream(Protocol):
+    """The client's connection, as one exchange sees it. After `end`, `reply` or `abort` nothing more may be
+    sent.
+
+    The connection calls the exchange: `start()` once the head is read, `on_body(data, last)` while the body
+    comes in (only after `proceed`), `on_client_gone()` when the client left, `on_writable(ready)` when its
+    send buffer passes the high (False) or falls under the low (True) mark.
     """
 
     def proceed(self) -> None:
@@ -85,14 +132,18 @@ class Downstream(Protocol):
 
 
 class Sink(Protocol):
-    """Where an upstream call reports. Exactly one of: a whole response; a head and chunks up to `last`; an error.
+    """Where an upstream call reports. Exactly one of: a whole response; a head and chunks up to `last`; an
+    error.
 
-    An error may also come after the head, when the instance dies in mid-body. After it, or after the last byte, or
-    after `Call.cancel`, nothing more is reported.
+    An error may also come after the head, when the instance dies in mid-body. After it, or after the last
+    byte, or after `Call.cancel`, nothing more is reported.
     """
 
     def on_ready(self) -> None:
-        """The head is on its way and the body may be sent with `Call.write`. Only for requests with body None."""
+        """The head is on its way and the body may be sent with `Call.write`.
+
+        Only for requests with body None.
+        """
         ...
 
     def on_response(self, response: Response) -> None:
@@ -161,7 +212,8 @@ class Upstream(Protocol):
     def send(self, instance: Destination, request: Request, until: float, sink: Sink) -> Call:
         """Start one call. request.body None: wait for `Sink.on_ready`, then `Call.write`.
 
-        The sink may be called before this returns. `until`: the instant by which the response must be complete.
+        The sink may be called before this returns. `until`: the instant by which the response must be
+        complete.
         """
         ...
 
@@ -180,9 +232,9 @@ class Claim:
 class Grant:
     """What the store decided on a sequence of claims, all or nothing.
 
-    binding: index of the claim that refused, or that is nearest to refusing. remaining: whole tokens left at that
-    level. retry_after: seconds until all would be granted (0.0 when allowed; inf when a cost is above its burst).
-    reset: seconds until the binding level is full again.
+    binding: index of the claim that refused, or that is nearest to refusing. remaining: whole tokens left
+    at that level. retry_after: seconds until all would be granted (0.0 when allowed; inf when a cost is
+    above its burst). reset: seconds until the binding level is full again.
     """
 
     allowed: bool
@@ -200,7 +252,10 @@ class CounterStore(Protocol):
     """Token buckets, in memory or shared."""
 
     def take(self, claims: Sequence[Claim], now: float) -> Eventual[Grant]:
-        """Decide all claims together: spend all or none. The promise may be rejected with StoreUnavailable."""
+        """Decide all claims together:
+
+        spend all or none. The promise may be rejected with StoreUnavailable.
+        """
         ...
 
     def settle(self, claims: Sequence[Claim], now: float) -> None:

@@ -1,20 +1,24 @@
 """A value that may come later, without an event loop.
 
-A filter or store that has its answer returns it; one that must wait returns a `Promise`. The exchange goes on at once
-with the former and attaches a callback to the latter, so that no Task is born for a request that never waits, and the
-whole pipeline runs in tests without asyncio. The edges settle promises from their own callbacks or tasks.
+A filter or store that has its answer returns it; one that must wait returns a `Promise`. The exchange goes
+on at once with the former and attaches a callback to the latter, so that no Task is born for a request that
+never waits, and the whole pipeline runs in tests without asyncio. The edges settle promises from their own
+callbacks or tasks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
 
 class Promise(Generic[T]):
-    """One value or one exception, delivered once to whoever asked with `then`; settling it again does nothing."""
+    """One value or one exception, delivered once to whoever asked with `then`;
+
+    settling it again does nothing.
+    """
 
     __slots__ = ("_callbacks", "_error", "_value", "done")
 
@@ -58,7 +62,7 @@ class Promise(Generic[T]):
         return f"<Promise {state}>"
 
 
-Eventual = T | Promise[T]
+Eventual: TypeAlias = T | Promise[T]
 
 
 def resolved(value: T) -> Promise[T]:
