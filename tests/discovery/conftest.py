@@ -1,0 +1,3 @@
+from tests.services.etcd import etcd, etcd_trio
+
+__all__ = ["etcd", "etcd_trio"]
