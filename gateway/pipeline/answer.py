@@ -1,0 +1,114 @@
+"""From a refusal, a failure or a bug to the response: the only place where that happens.
+
+The body is in the client's dialect when its URL named one, else `application/problem+json` (RFC 9457); both
+carry the same stable code. `x-headgate-reason` and `x-headgate-policy` are there for programs that read no
+bodies. Nothing of an upstream's internals, no address and no stack goes out.
+"""
+
+from __future__ import annotations
+
+from math import ceil, isfinite
+
+import orjson
+
+from gateway.http.message import Headers, Request, Response
+from gateway.http.status import reason
+from gateway.pipeline.context import Context
+from gateway.pipeline.errors import GatewayError, Refusal
+from gateway.pipeline.snapshot import Found
+
+PROBLEM = b"application/problem+json"
+
+
+def refused(ctx: Context, refusal: Refusal) -> Response:
+    """Answer a filter's No."""
+    response = _answer(
+        ctx,
+        refusal.status,
+        refusal.code,
+        refusal.message,
+        refusal.policy,
+        refusal.retry_after,
+        refusal.details,
+    )
+    response.headers += refusal.headers
+    return response
+
+
+def failed(ctx: Context, error: GatewayError) -> Response:
+    """Answer a failure of the upstream, the client's connection or the gateway's capacity."""
+    message = str(error) or (type(error).__doc__ or error.code).split("\n")[0]
+    policy = "" if ctx.endpoint is None else ctx.endpoint.name
+    return _answer(ctx, error.status, error.code, message, policy, error.retry_after, {})
+
+
+def crashed(ctx: Context) -> Response:
+    """Answer a bug of ours: a code and the request id, nothing else."""
+    return _answer(ctx, 500, "internal", "the gateway failed to handle this request", "", None, {})
+
+
+def not_found(ctx: Context, found: Found) -> Refusal:
+    """Refuse what no endpoint takes."""
+    if found.allowed:
+        allow = ", ".join(found.allowed)
+        headers: Headers = [(b"allow", allow.encode())]
+        return Refusal(405, "method_not_allowed", f"this path takes {allow}", headers=headers)
+    if found.target is not None and found.target.model:
+        return Refusal(404, "unknown_model", f"no endpoint serves the model '{found.target.model}'")
+    return Refusal(404, "unknown_endpoint", "no endpoint takes this path")
+
+
+def would_send(ctx: Context, request: Request) -> Response:
+    """Answer an explained request that was not sent."""
+    assert ctx.instance is not None and ctx.pool is not None
+    sent = {
+        "would_send": {
+            "pool": ctx.pool.name,
+            "instance": ctx.instance.id,
+            "method": request.method.decode("latin-1"),
+            "path": request.target.decode("latin-1"),
+        }
+    }
+    return Response(200, [(b"content-type", b"application/json")], orjson.dumps(sent))
+
+
+def _answer(
+    ctx: Context,
+    status: int,
+    code: str,
+    message: str,
+    policy: str,
+    retry_after: float | None,
+    details: dict[str, object],
+) -> Response:
+    if retry_after is not None and isfinite(retry_after):
+        seconds = max(1, ceil(retry_after))
+        details = {**details, "retry_after": seconds}
+    else:
+        seconds = 0
+    request_id = ctx.request_id.decode("latin-1")
+    if ctx.dialect is not None:
+        extra = {**details, "request_id": request_id} if request_id else details
+        if policy:
+            extra = {**extra, "policy": policy}
+        headers, body = ctx.dialect.write_error(status, code, message, extra)
+        headers = list(headers)
+    else:
+        problem = {
+            "type": f"urn:headgate:{code}",
+            "title": reason(status),
+            "status": status,
+            "code": code,
+            "detail": message,
+            **({"policy": policy} if policy else {}),
+            **({"request_id": request_id} if request_id else {}),
+            **details,
+        }
+        headers, body = [(b"content-type", PROBLEM)], orjson.dumps(problem, default=str)
+    headers.append((b"x-headgate-reason", code.encode()))
+    if policy:
+        headers.append((b"x-headgate-policy", policy.encode("latin-1", "replace")))
+    if seconds:
+        headers.append((b"retry-after", b"%d" % seconds))
+    headers.append((b"cache-control", b"no-store"))
+    return Response(status, headers, body)

@@ -1,0 +1,145 @@
+"""One try of one request at one instance: what it took from the pool it gives back exactly once.
+
+An attempt is the Sink of one upstream call. It measures the time to the head, judges the answer (a 5xx that
+does not mean bad input is the instance's failure), feeds that one outcome to the pool, and passes events on
+to the exchange. Breaker, ejection and concurrency live here and below, per try; limits and quotas live in
+the exchange, per request.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.http.message import Request, Response
+from gateway.pipeline.context import Context
+from gateway.pipeline.errors import GatewayError, Outcome, Source
+from gateway.pipeline.gateway import Gateway
+from gateway.pipeline.pool import Held
+from gateway.pipeline.ports import Call
+
+if TYPE_CHECKING:  # the exchange makes attempts; an attempt reports to it
+    from gateway.pipeline.exchange import Exchange
+
+
+class Attempt:
+    """One try. Implements ports.Sink."""
+
+    __slots__ = (
+        "_call",
+        "_ctx",
+        "_exchange",
+        "_gateway",
+        "_held",
+        "_outcome",
+        "_over",
+        "_sent",
+        "_streaming",
+    )
+
+    def __init__(self, exchange: Exchange, held: Held, ctx: Context, gateway: Gateway) -> None:
+        self._exchange = exchange
+        self._held = held
+        self._ctx = ctx
+        self._gateway = gateway
+        self._call: Call | None = None
+        self._sent = ctx.now
+        self._outcome = Outcome.IGNORED
+        self._streaming = False
+        self._over = False
+
+    def send(self, request: Request) -> None:
+        """Hand the request to the upstream, with the instant by which this try must be complete."""
+        until = min(self._ctx.deadline, self._sent + self._held.pool.per_try_timeout)
+        call = self._gateway.upstream.send(self._held.instance, request, until, self)
+        if self._over:
+            call.cancel()  # it failed or was given up before `send` returned
+        else:
+            self._call = call
+
+    def write(self, data: bytes, last: bool) -> None:
+        """Send a piece of a streamed request body."""
+        if self._call is not None:
+            self._call.write(data, last)
+
+    def pause(self) -> None:
+        """Stop reading the answer."""
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._call is not None:
+            self._call.resume()
+
+    # ports.Sink
+
+    def on_ready(self) -> None:
+        """The instance takes the body."""
+        if not self._over:
+            self._exchange.on_upstream_ready()
+
+    def on_response(self, response: Response) -> None:
+        """The head is in: the time to it is what this instance's latency means."""
+        if self._over:
+            return
+        now = self._gateway.clock.now()
+        self._ctx.now = now
+        self._ctx.upstream_seconds += now - self._sent
+        self._held.latency = now - self._sent
+        self._outcome = self._held.pool.judge(response, self._ctx)
+        try:
+            self._exchange.on_upstream_response(response)
+        except Exception as bug:  # the upstream's callback has nobody to tell: the exchange ends in a 500
+            self._exchange.crash(bug)
+
+    def on_chunk(self, data: bytes, last: bool) -> None:
+        """A piece of the answer's body."""
+        if self._over:
+            return
+        try:
+            self._exchange.on_upstream_chunk(data, last)
+        except Exception as bug:
+            self._exchange.crash(bug)
+
+    def on_error(self, error: GatewayError) -> None:
+        """The call failed: the instance is to blame unless the client or the gateway was."""
+        if self._over:
+            return
+        self._release(Outcome.FAILURE if error.source is Source.UPSTREAM else Outcome.IGNORED)
+        try:
+            self._exchange.on_upstream_error(error)
+        except Exception as bug:
+            self._exchange.crash(bug)
+
+    def on_writable(self, ready: bool) -> None:
+        """The instance's connection has room for more of the body (True), or not (False)."""
+        if not self._over:
+            self._exchange.on_upstream_writable(ready)
+
+    # The end, one way or another
+
+    def finish(self, response: Response | None) -> None:
+        """The answer is complete.
+
+        response: whole, when it was read whole: its body may change the verdict.
+        """
+        if response is not None and self._outcome is Outcome.FAILURE:
+            self._outcome = self._held.pool.judge(response, self._ctx)
+        self._release(self._outcome)
+
+    def cancel(self, outcome: Outcome) -> None:
+        """Give it up; `outcome` says what that means for the instance."""
+        if not self._over:
+            self._release(outcome)
+            if self._call is not None:
+                self._call.cancel()
+
+    def _release(self, outcome: Outcome) -> None:
+        if self._over:
+            return
+        self._over = True
+        now = self._gateway.clock.now()
+        self._held.release(outcome, self._held.latency or now - self._sent, now)
+
+    def __repr__(self) -> str:
+        return f"<Attempt at {self._held.instance!r}{' over' if self._over else ''}>"

@@ -1,0 +1,185 @@
+"""What is known of one request, from its head to its last byte. Filters read and write it; nothing else is
+shared.
+
+One Context per request, pinned to one snapshot: a reload never changes the rules under a running request. A
+field is written by the filter named in its comment and read by those after it; per-filter state lives in a
+`Slot`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from gateway.dialects.protocol import Dialect, Target
+from gateway.dialects.tensors import InferRequest
+from gateway.http.message import Headers, Request, Response
+from gateway.pipeline.errors import GatewayError, Refusal
+from gateway.pipeline.ports import Peer, Principal
+
+if TYPE_CHECKING:  # these two hold contexts or are held by one: a type alone, never a call
+    from gateway.pipeline.pool import Instance, Pool
+    from gateway.pipeline.snapshot import Endpoint, Snapshot
+
+T = TypeVar("T")
+
+
+class Decision:
+    """One line of a request's record: which filter decided what, by which policy, on which numbers."""
+
+    __slots__ = ("filter", "numbers", "origin", "policy", "verdict")
+
+    def __init__(
+        self,
+        filter: str,
+        verdict: str,
+        policy: str = "",
+        origin: str = "",
+        numbers: Mapping[str, object] | None = None,
+    ) -> None:
+        self.filter = filter
+        self.verdict = verdict
+        self.policy = policy
+        self.origin = origin
+        self.numbers = numbers or {}
+
+    def __repr__(self) -> str:
+        numbers = " ".join(f"{key}={value}" for key, value in self.numbers.items())
+        return f"<{self.filter}: {self.verdict} {numbers} [{self.policy} {self.origin}]>"
+
+
+class Stale:
+    """An answer that the cache still has but may no longer give as fresh."""
+
+    __slots__ = ("age", "response")
+
+    def __init__(self, response: Response, age: float) -> None:
+        self.response = response
+        self.age = age
+
+
+class Context:
+    """One request's state. Times: seconds, monotonic (`started`, `deadline`, `now`). Sizes: bytes."""
+
+    __slots__ = (
+        "answered_by",
+        "arm",
+        "attempts",
+        "body_sent",
+        "cache_status",
+        "client",
+        "credential_field",
+        "deadline",
+        "degraded",
+        "dialect",
+        "dry",
+        "endpoint",
+        "error",
+        "finished",
+        "first_byte",
+        "forwarded",
+        "importance",
+        "instance",
+        "now",
+        "parsed",
+        "peer",
+        "pool",
+        "principal",
+        "refusal",
+        "request",
+        "request_id",
+        "safe_to_retry",
+        "sampled",
+        "slots",
+        "snapshot",
+        "stale",
+        "started",
+        "status",
+        "target",
+        "trace_id",
+        "traceparent",
+        "trail",
+        "upstream_seconds",
+        "version",
+        "want_whole",
+    )
+
+    def __init__(self, request: Request, peer: Peer, snapshot: Snapshot, now: float) -> None:
+        self.request = request
+        self.peer = peer
+        self.snapshot = snapshot
+        self.started = now
+        self.now = now  # read once per event, not per filter
+        self.deadline = now + snapshot.default_timeout  # timeout
+        self.endpoint: Endpoint | None = None  # exchange
+        self.target: Target | None = None  # exchange: what the URL asks of which model
+        self.dialect: Dialect | None = None  # exchange: the client's
+        self.client = peer.address  # identify: the address behind trusted proxies
+        self.forwarded: Headers = []  # identify: Via, Forwarded and X-Forwarded-* for the instance
+        self.request_id = b""  # identify: the client's if it is well-formed, else ours
+        self.trace_id = b""  # identify: 32 hex digits (W3C Trace Context)
+        self.traceparent = b""  # identify: what the instance gets
+        self.sampled = False  # identify
+        self.credential_field = b""  # authenticate: the field that held it, not forwarded
+        self.principal: Principal | None = None  # authenticate
+        self.importance = 1  # importance: 0 critical, 1 normal, 2 sheddable
+        self.pool: Pool | None = None  # send, release, degrade
+        self.version = ""  # send, release: the model version chosen, "" = the pool's own
+        self.arm = ""  # release: stable | candidate
+        self.parsed: InferRequest | None = None  # prediction
+        self.safe_to_retry = False  # safe_to_retry
+        self.cache_status = b""  # cache: an RFC 9211 member for the answer and the log
+        self.stale: Stale | None = None  # cache
+        self.want_whole = 0  # bytes: on_response needs the whole answer if it is not larger
+        self.degraded = ""  # degrade: which step answered
+        self.attempts = 0  # attempt
+        self.instance: Instance | None = None  # attempt: the last one tried
+        self.upstream_seconds = 0.0  # attempt: until the head, summed over attempts
+        self.answered_by = ""  # exchange: the filter that answered or refused, "" = upstream
+        self.refusal: Refusal | None = None  # exchange
+        self.error: GatewayError | None = None  # exchange
+        self.status = 0  # exchange: 499 = the client left first
+        self.first_byte = 0.0  # exchange
+        self.finished = 0.0  # exchange
+        self.body_sent = 0  # exchange
+        self.dry = False  # explain: decide, spend nothing, send nothing
+        self.trail: list[Decision] | None = None  # a list when somebody asked for the record
+        self.slots: dict[int, object] | None = None
+
+    def note(
+        self,
+        filter: str,
+        verdict: str,
+        policy: str = "",
+        origin: str = "",
+        numbers: Mapping[str, object] | None = None,
+    ) -> None:
+        """Add to the record.
+
+        Callers test `ctx.trail is not None` first, so that nobody pays who didn't ask.
+        """
+        if self.trail is not None:
+            self.trail.append(Decision(filter, verdict, policy, origin, numbers))
+
+    def __repr__(self) -> str:
+        where = self.endpoint.name if self.endpoint else "nowhere"
+        return f"<Context {self.request!r} -> {where} status={self.status} attempts={self.attempts}>"
+
+
+class Slot(Generic[T]):
+    """A filter's own place in a context.
+
+    One Slot per filter object, made once: `self.taken = Slot[Claims]()`.
+    """
+
+    __slots__ = ()
+
+    def get(self, ctx: Context) -> T | None:
+        """Return what this filter kept for this request, or None."""
+        return None if ctx.slots is None else cast("T | None", ctx.slots.get(id(self)))
+
+    def set(self, ctx: Context, value: T) -> None:
+        """Keep a value for the rest of this request."""
+        if ctx.slots is None:
+            ctx.slots = {}
+        ctx.slots[id(self)] = value

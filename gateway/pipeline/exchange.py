@@ -1,0 +1,602 @@
+"""One request, from its head to its last byte. Start reading here.
+
+    start            find the endpoint                                        snapshot.py
+    on_request       its filters in their fixed order; each may answer,
+                     refuse, or ask for time (a Promise)                      chain.py, filters/
+    attempt          pick an instance, send, wait                             attempt.py -> upstream/
+      retry          another instance, when nothing of the answer went out    pool.py: budget, causes
+    on_response      the filters that were reached, in reverse; then the
+                     answer goes out, whole or chunk by chunk
+    on_refusal       a refusal or a failure may be softened, once:
+    on_error         a lesser answer, or another pool to try                  filters/degrade.py
+    on_done          exactly once, always: release, settle, record
+
+The exchange is sans-io. It is called (by the client's connection: start, on_body, on_writable,
+on_client_gone; by the attempt: on_upstream_*), it calls ports, and every method returns at once. It never
+reads a socket, a clock of its own or a random number, so a test drives it event by event and pins the order
+of everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+from gateway.dialects import catalogue as dialects
+from gateway.http.message import Request, Response
+from gateway.pipeline import answer
+from gateway.pipeline.attempt import Attempt
+from gateway.pipeline.context import Context
+from gateway.pipeline.errors import (
+    BodyTooLarge,
+    GatewayError,
+    NoInstance,
+    Outcome,
+    Refusal,
+    UpstreamAnswerTooLarge,
+    UpstreamTimeout,
+)
+from gateway.pipeline.forward import Forward, forward, translates
+from gateway.pipeline.gateway import Gateway
+from gateway.pipeline.pool import Instance, Pool
+from gateway.pipeline.ports import Cancellable, Downstream, Peer
+from gateway.pipeline.promise import Promise
+
+
+class Phase(Enum):
+    """Where in its life a request is."""
+
+    NEW = "new"
+    DECIDING = "deciding"  # on_request filters
+    COLLECTING = "collecting"  # reading the body whole
+    ATTEMPTING = "attempting"  # an instance has it
+    ANSWERING = "answering"  # on_response filters
+    STREAMING = "streaming"  # the answer's head is out
+    DONE = "done"
+
+
+def begin(gateway: Gateway, request: Request, peer: Peer, down: Downstream) -> Exchange:
+    """Make the exchange of one request;
+
+    nothing happens before its `start`. Partly applied, it is a ports.Begin.
+    """
+    return Exchange(Context(request, peer, gateway.snapshot, gateway.clock.now()), down, gateway)
+
+
+class Exchange:
+    """One request through the gateway. Implements ports.Receiver."""
+
+    __slots__ = (
+        "_attempt",
+        "_collected",
+        "_collected_size",
+        "_down",
+        "_entered",
+        "_forward",
+        "_gateway",
+        "_reached",
+        "_resume",
+        "_softened",
+        "_timer",
+        "_tried",
+        "_waiting",
+        "_whole",
+        "ctx",
+        "phase",
+    )
+
+    def __init__(self, ctx: Context, down: Downstream, gateway: Gateway) -> None:
+        self.ctx = ctx
+        self.phase = Phase.NEW
+        self._down = down
+        self._gateway = gateway
+        self._entered = -1  # position of the last filter whose on_request ran
+        self._reached = -1  # filters up to here see the answer
+        self._resume = 0  # index in chain.on_request to go on with
+        self._collected: list[bytes] = []
+        self._collected_size = 0
+        self._forward: Forward | None = None
+        self._attempt: Attempt | None = None
+        self._tried: list[Instance] = []
+        self._softened = False  # degraded once already
+        self._whole: Response | None = None  # a head whose body is being read whole
+        self._timer: Cancellable | None = None  # guards what no connection guards: waiting
+        self._waiting = 0  # ticket: a late promise with an old ticket is ignored
+
+    # Finding the endpoint
+
+    def start(self) -> None:
+        """Begin: the request's head is complete, its body too or still on its way."""
+        ctx = self.ctx
+        self._gateway.pressure.in_flight += 1
+        self.phase = Phase.DECIDING
+        found = ctx.snapshot.find_endpoint(ctx.request)
+        ctx.target = found.target
+        ctx.dialect = None if found.target is None else dialects.by_name(found.target.dialect)
+        if found.endpoint is None:
+            self._refuse(answer.not_found(ctx, found), "find")
+            return
+        ctx.endpoint = found.endpoint
+        ctx.pool = found.endpoint.pool
+        self._decide(0)
+
+    # The filters, on the way in
+
+    def _decide(self, step: int) -> None:
+        ctx = self.ctx
+        assert ctx.endpoint is not None
+        steps = ctx.endpoint.chain.on_request
+        while step < len(steps):
+            position, needs_body, name, on_request = steps[step]
+            if needs_body and ctx.request.body is None:
+                self._collect(step, ctx.endpoint.body_limit)
+                return
+            self._entered = position
+            verdict = on_request(ctx)
+            step += 1
+            if verdict is None:
+                continue
+            if isinstance(verdict, Promise):
+                self._wait(verdict, step, name)
+                return
+            self._decided(verdict, step, name)
+            return
+        self._reached = len(ctx.endpoint.chain.filters)
+        self._route()
+
+    def _decided(self, verdict: Response | Refusal | None, step: int, name: str) -> None:
+        if verdict is None:
+            self._decide(step)
+        elif isinstance(verdict, Refusal):
+            self._refuse(verdict, name)
+        else:
+            self.ctx.answered_by = name
+            self._reached = self._entered
+            self._answer(verdict)
+
+    def _wait(self, promise: Promise[Response | Refusal | None], step: int, name: str) -> None:
+        ticket = self._start_waiting()
+
+        def decided(verdict: Response | Refusal | None) -> None:
+            if self._stop_waiting(ticket):
+                self._guard(lambda: self._decided(verdict, step, name))
+
+        def failed(error: Exception) -> None:
+            if self._stop_waiting(ticket):
+                self._guard(lambda: self._broke(error))
+
+        promise.then(decided, failed)
+
+    # The body, when somebody needs it whole
+
+    def _collect(self, step: int, limit: int) -> None:
+        request = self.ctx.request
+        if request.length is not None and request.length > limit:
+            self._fail(BodyTooLarge(f"the body has {request.length} bytes; at most {limit} are allowed here"))
+            return
+        self.phase = Phase.COLLECTING
+        self._resume = step
+        self._down.proceed()
+
+    def _collect_chunk(self, data: bytes, last: bool) -> None:
+        assert self.ctx.endpoint is not None
+        if data:
+            self._collected.append(data)
+            self._collected_size += len(data)
+        if self._collected_size > self.ctx.endpoint.body_limit:
+            limit = self.ctx.endpoint.body_limit
+            self._fail(BodyTooLarge(f"the body is larger than the {limit} bytes allowed here"))
+        elif last:
+            self.ctx.request.body = b"".join(self._collected)
+            self.ctx.request.length = self._collected_size
+            self._collected.clear()
+            self.phase = Phase.DECIDING
+            self._decide(self._resume)
+
+    def on_body(self, data: bytes, last: bool) -> None:
+        """A piece of the request's body came in."""
+        if self.phase is Phase.COLLECTING:
+            self.ctx.now = self._gateway.clock.now()
+            self._collect_chunk(data, last)
+        elif self._attempt is not None and self.phase is not Phase.DONE:
+            assert self.ctx.endpoint is not None
+            for on_chunk in self.ctx.endpoint.chain.on_request_chunk:
+                data = on_chunk(self.ctx, data, last)
+            self._attempt.write(data, last)
+
+    def on_body_error(self, error: GatewayError) -> None:
+        """The client's body is malformed, too large or too slow:
+
+        the request fails, the instance is not to blame.
+        """
+        if self.phase is Phase.DONE:
+            return
+        self._drop_attempt(Outcome.IGNORED)
+        self._softened = True  # nothing to degrade to: there is no request
+        self._fail(error)
+
+    # Attempts
+
+    def _route(self) -> None:
+        """All filters passed: make the request that goes upstream, which may take the model's signature."""
+        ctx = self.ctx
+        request = ctx.request
+        if ctx.pool is None:
+            self._fail(NoInstance("no pool is configured to serve this request"))
+            return
+        if request.body is None and (
+            (request.length is not None and request.length <= ctx.snapshot.replay_limit)
+            or translates(ctx, ctx.pool)
+        ):
+            assert ctx.endpoint is not None
+            self._collect(len(ctx.endpoint.chain.on_request), ctx.endpoint.body_limit)
+            return
+        try:
+            made = forward(ctx, ctx.pool, self._gateway.signatures)
+        except GatewayError as error:
+            self._fail(error)
+            return
+        if isinstance(made, Promise):
+            ticket = self._start_waiting()
+
+            def ready(late: Forward | Refusal) -> None:
+                if self._stop_waiting(ticket):
+                    self._guard(lambda: self._ready_to_send(late))
+
+            def failed(error: Exception) -> None:
+                if self._stop_waiting(ticket):
+                    self._guard(lambda: self._broke(error))
+
+            made.then(ready, failed)
+        else:
+            self._ready_to_send(made)
+
+    def _ready_to_send(self, made: Forward | Refusal) -> None:
+        if isinstance(made, Refusal):
+            self._refuse(made, "translate")
+        else:
+            self._forward = made
+            self._try()
+
+    def _try(self) -> None:
+        """One attempt: the pool picks an instance that was not tried yet, and the upstream sends."""
+        ctx = self.ctx
+        assert self._forward is not None and ctx.pool is not None
+        self.phase = Phase.ATTEMPTING
+        ctx.now = self._gateway.clock.now()
+        if ctx.now >= ctx.deadline:
+            self._fail(UpstreamTimeout("the request's time was used up before it could be sent"))
+            return
+        held = ctx.pool.acquire(ctx, self._tried)
+        if isinstance(held, GatewayError):
+            self._fail(held)
+            return
+        ctx.attempts += 1
+        ctx.instance = held.instance
+        self._tried.append(held.instance)
+        if ctx.dry:
+            held.release(Outcome.IGNORED, 0.0, ctx.now)
+            self._answer(answer.would_send(ctx, self._forward.request))
+            return
+        self._attempt = Attempt(self, held, ctx, self._gateway)
+        self._attempt.send(self._forward.request)
+
+    def on_upstream_ready(self) -> None:
+        """The instance takes the body: let the client send it."""
+        self._down.proceed()
+
+    def on_upstream_response(self, response: Response) -> None:
+        """The head of an answer (its body too, when it came in one piece)."""
+        ctx = self.ctx
+        assert self._attempt is not None and self._forward is not None and ctx.pool is not None
+        if self._may_retry_status(response):
+            self._drop_attempt(Outcome.FAILURE)
+            self._try()
+            return
+        if response.body is None:
+            bound = self._forward.answer_limit or ctx.want_whole
+            if bound and (response.length is None or response.length <= bound):
+                self._whole = response
+                self._collected.clear()
+                self._collected_size = 0
+                return
+            if self._forward.answer_limit:
+                self._drop_attempt(Outcome.SUCCESS)
+                self._fail(UpstreamAnswerTooLarge("the answer is too large to be translated"))
+                return
+        else:
+            self._end_attempt(response)
+        self._translate(response)
+
+    def on_upstream_chunk(self, data: bytes, last: bool) -> None:
+        """A piece of the answer's body."""
+        if self._whole is not None:
+            self._gather(self._whole, data, last)
+        elif self.phase is Phase.STREAMING:
+            self._stream(data, last)
+        else:  # the head is still with a filter that asked for time: hold what comes meanwhile
+            self._collected.append(data)
+            self._collected_size += len(data)
+            if last:
+                self._end_attempt(None)
+                self._resume = -1
+            elif self._attempt is not None:
+                self._attempt.pause()
+
+    def on_upstream_error(self, error: GatewayError) -> None:
+        """The attempt failed; it has released its instance. Try another, or fail."""
+        self._attempt = None
+        ctx = self.ctx
+        if self.phase is Phase.STREAMING or (self.phase is Phase.ANSWERING and self._whole is None):
+            ctx.error = error
+            self._down.abort()
+            self._done()
+            return
+        self._whole = None
+        assert ctx.pool is not None
+        ctx.now = self._gateway.clock.now()
+        if self._replayable() and ctx.pool.may_retry(error, ctx):
+            self._try()
+        else:
+            self._fail(error)
+
+    def _replayable(self) -> bool:
+        return self._forward is not None and self._forward.request.body is not None
+
+    def _may_retry_status(self, response: Response) -> bool:
+        assert self.ctx.pool is not None
+        if not self.ctx.pool.retries_status(response.status) or not self._replayable():
+            return False
+        self.ctx.now = self._gateway.clock.now()
+        return self.ctx.pool.may_retry_answer(response, self.ctx)
+
+    def _end_attempt(self, response: Response | None) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.finish(response)
+
+    def _drop_attempt(self, outcome: Outcome) -> None:
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.cancel(outcome)
+
+    # The answer, on the way out
+
+    def _gather(self, head: Response, data: bytes, last: bool) -> None:
+        assert self._forward is not None
+        self._collected.append(data)
+        self._collected_size += len(data)
+        if last:
+            head.body = b"".join(self._collected)
+            head.length = len(head.body)
+            self._collected.clear()
+            self._whole = None
+            self._end_attempt(head)
+            self._translate(head)
+        elif self._collected_size > (self._forward.answer_limit or self.ctx.want_whole):
+            self._whole = None
+            if self._forward.answer_limit:
+                self._drop_attempt(Outcome.SUCCESS)
+                self._fail(UpstreamAnswerTooLarge("the answer is too large to be translated"))
+            else:  # nobody can have it whole: let it stream
+                held = b"".join(self._collected)
+                self._collected.clear()
+                self._collected.append(held)
+                self._translate(head)
+
+    def _translate(self, response: Response) -> None:
+        assert self._forward is not None
+        try:
+            answered = self._forward.back(response)
+        except GatewayError as error:
+            self._fail(error)
+            return
+        self._answer(answered)
+
+    def _answer(self, response: Response) -> None:
+        self.phase = Phase.ANSWERING
+        self._finish_filters(response, 0)
+
+    def _finish_filters(self, response: Response, step: int) -> None:
+        ctx = self.ctx
+        steps = () if ctx.endpoint is None else ctx.endpoint.chain.on_response
+        while step < len(steps):
+            position, on_response = steps[step]
+            step += 1
+            if position > self._reached:
+                continue
+            changed = on_response(ctx, response)
+            if isinstance(changed, Promise):
+                self._wait_response(changed, step)
+                return
+            response = changed
+        self._deliver(response)
+
+    def _wait_response(self, promise: Promise[Response], step: int) -> None:
+        ticket = self._start_waiting()
+
+        def changed(response: Response) -> None:
+            if self._stop_waiting(ticket):
+                self._guard(lambda: self._finish_filters(response, step))
+
+        def failed(error: Exception) -> None:
+            if self._stop_waiting(ticket):
+                self._guard(lambda: self._broke(error))
+
+        promise.then(changed, failed)
+
+    def _deliver(self, response: Response) -> None:
+        ctx = self.ctx
+        ctx.status = response.status
+        ctx.first_byte = self._gateway.clock.now()
+        if response.body is not None:
+            ctx.body_sent = len(response.body)
+            self._down.reply(response)
+            self._done()
+            return
+        self.phase = Phase.STREAMING
+        self._down.begin(response)
+        held, complete = b"".join(self._collected), self._resume == -1
+        self._collected.clear()
+        if held or complete:
+            self._stream(held, complete)
+        if self._attempt is not None:
+            self._attempt.resume()
+
+    def _stream(self, data: bytes, last: bool) -> None:
+        ctx = self.ctx
+        assert ctx.endpoint is not None
+        for on_chunk in ctx.endpoint.chain.on_response_chunk:
+            data = on_chunk(ctx, data, last)
+        if data:
+            ctx.body_sent += len(data)
+            self._down.write(data)
+        if last:
+            self._end_attempt(None)
+            self._down.end()
+            self._done()
+
+    def on_writable(self, ready: bool) -> None:
+        """The client reads too slowly (False), or again (True): so does the attempt."""
+        if self._attempt is not None:
+            if ready:
+                self._attempt.resume()
+            else:
+                self._attempt.pause()
+
+    def on_upstream_writable(self, ready: bool) -> None:
+        """The instance reads too slowly (False), or again (True): so does the client's connection."""
+        if ready:
+            self._down.resume_body()
+        else:
+            self._down.pause_body()
+
+    # Refusals and failures, and what may soften them
+
+    def _refuse(self, refusal: Refusal, name: str) -> None:
+        ctx = self.ctx
+        ctx.refusal = refusal
+        ctx.answered_by = name
+        self._reached = max(self._reached, self._entered)
+        if ctx.trail is not None:
+            ctx.note(name, f"refused: {refusal.code}", refusal.policy, numbers=refusal.details)
+        if not self._softened and ctx.endpoint is not None:
+            for on_refusal in ctx.endpoint.chain.on_refusal:
+                if self._soften(on_refusal(ctx, refusal)):
+                    return
+        self._answer(answer.refused(ctx, refusal))
+
+    def _fail(self, error: GatewayError) -> None:
+        ctx = self.ctx
+        ctx.error = error
+        self._reached = max(self._reached, self._entered)
+        if ctx.trail is not None:
+            ctx.note("attempt", f"failed: {error.code}", numbers={"message": str(error)})
+        if not self._softened and ctx.endpoint is not None:
+            for on_error in ctx.endpoint.chain.on_error:
+                if self._soften(on_error(ctx, error)):
+                    return
+        self._answer(answer.failed(ctx, error))
+
+    def _soften(self, lesser: Response | Pool | None) -> bool:
+        """Take the first lesser answer that is offered, or try the other pool: at most once per request."""
+        if lesser is None:
+            return False
+        self._softened = True
+        if isinstance(lesser, Response):
+            self._answer(lesser)
+        else:
+            self.ctx.pool = lesser
+            self._tried.clear()
+            self._route()
+        return True
+
+    def _broke(self, error: Exception) -> None:
+        if isinstance(error, GatewayError):
+            self._fail(error)
+        else:
+            raise error
+
+    # Waiting: a promise, or a body. Connections guard their own calls; this guards the rest.
+
+    def _start_waiting(self) -> int:
+        self._waiting += 1
+        self._timer = self._gateway.timers.at(self.ctx.deadline, self._out_of_time)
+        return self._waiting
+
+    def _stop_waiting(self, ticket: int) -> bool:
+        """Tell whether the exchange still waits for this one."""
+        if ticket != self._waiting or self.phase is Phase.DONE:
+            return False
+        self._waiting += 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.ctx.now = self._gateway.clock.now()
+        return True
+
+    def _out_of_time(self) -> None:
+        if self.phase is Phase.DONE:
+            return
+        self._waiting += 1
+        self._timer = None
+        self._drop_attempt(Outcome.IGNORED)
+        self._guard(lambda: self._fail(UpstreamTimeout("the request's time was used up while it waited")))
+
+    def _guard(self, step: Callable[[], None]) -> None:
+        """Run a step that no connection called:
+
+        a bug in it must end this request, not the event loop's turn.
+        """
+        try:
+            step()
+        except Exception as bug:
+            self.crash(bug)
+
+    # The end
+
+    def on_client_gone(self) -> None:
+        """The client left: give everything back. Says nothing about the instance."""
+        if self.phase is Phase.DONE:
+            return
+        self.ctx.status = self.ctx.status or 499
+        self._drop_attempt(Outcome.IGNORED)
+        self._done()
+
+    def crash(self, bug: Exception) -> None:
+        """A bug:
+
+        500 if nothing went out yet, else break the connection. Everything is released and recorded.
+        """
+        if self.phase is Phase.DONE:
+            return
+        self._gateway.observer.on_bug(self.ctx, bug)
+        self._drop_attempt(Outcome.IGNORED)
+        if self.phase is Phase.STREAMING:
+            self._down.abort()
+        else:
+            response = answer.crashed(self.ctx)
+            self.ctx.status = response.status
+            self._down.reply(response)
+        self._done()
+
+    def _done(self) -> None:
+        """Exactly once: filters release and settle, observers record."""
+        if self.phase is Phase.DONE:
+            return
+        self.phase = Phase.DONE
+        self._waiting += 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        ctx = self.ctx
+        ctx.now = ctx.finished = self._gateway.clock.now()
+        self._gateway.pressure.in_flight -= 1
+        if ctx.endpoint is not None:
+            for position, on_done in ctx.endpoint.chain.on_done:
+                if position <= self._entered:
+                    on_done(ctx)
+        self._gateway.observer.on_done(ctx)
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.phase.value} | {self.ctx!r}>"

@@ -1,0 +1,213 @@
+"""The request as it goes upstream, and its answer as it comes back.
+
+Where client and pool speak the same dialect the body's bytes are forwarded unchanged and only the URL may
+be rewritten (the pool's own name for the model; a label to its version). Elsewhere the prediction is read
+into neutral tensors, written in the pool's dialect, and its answer translated back. Fields that are the
+connection's own, the client's credential and anything that claims to come from us are dropped; trusted
+identity fields are added.
+"""
+
+from __future__ import annotations
+
+from gateway.dialects import catalogue as dialects
+from gateway.dialects.metadata import Signature
+from gateway.dialects.protocol import Dialect, Operation
+from gateway.dialects.tensors import InferRequest, InvalidPrediction
+from gateway.http.hop_by_hop import end_to_end
+from gateway.http.message import Headers, Request, Response
+from gateway.pipeline.context import Context
+from gateway.pipeline.errors import GatewayError, Refusal, UpstreamUnreadable
+from gateway.pipeline.pool import Pool
+from gateway.pipeline.prediction import Signatures, read_prediction
+from gateway.pipeline.promise import Eventual, Promise
+
+ANSWER_LIMIT = 64 * 1024 * 1024  # bytes of an answer that is read whole to be translated
+REMOVED_FROM_ANSWERS = frozenset({b"x-headgate-reason", b"x-headgate-policy"})
+
+
+class Forward:
+    """A request to send, and how to read its answer. answer_limit: bytes to read whole; 0 = let it stream."""
+
+    __slots__ = ("answer_limit", "request")
+
+    def __init__(self, request: Request, answer_limit: int = 0) -> None:
+        self.request = request
+        self.answer_limit = answer_limit
+
+    def back(self, response: Response) -> Response:
+        """Return the answer as the client gets it."""
+        response.headers = end_to_end(response.headers)
+        return response
+
+
+class Translated(Forward):
+    """A prediction in the pool's dialect. Its answer comes back in the client's; so do its errors."""
+
+    __slots__ = ("_ctx", "_infer", "_signature", "_theirs")
+
+    def __init__(
+        self, request: Request, ctx: Context, infer: InferRequest, theirs: Dialect, signature: Signature |
+        None
+    ) -> None:
+        super().__init__(request, ANSWER_LIMIT)
+        self._ctx = ctx
+        self._infer = infer
+        self._theirs = theirs
+        self._signature = signature
+
+    def back(self, response: Response) -> Response:
+        """Translate the answer; UpstreamUnreadable when it is not what the pool's dialect promises."""
+        ours = self._ctx.dialect
+        assert ours is not None and response.body is not None
+        kept = _without_body_fields(end_to_end(response.headers))
+        if response.status != 200:
+            known = self._theirs.read_error(response.status, response.headers, response.body)
+            headers, body = ours.write_error(known.status, known.code, known.message, {})
+            return Response(known.status, kept + headers, body)
+        try:
+            result = self._theirs.read_response(response.headers, response.body, self._signature)
+            headers, body = ours.write_response(result, self._infer)
+        except InvalidPrediction as wrong:
+            raise UpstreamUnreadable(f"the model server's answer can't be translated: {wrong.message}") from
+            wrong
+        return Response(200, kept + headers, body)
+
+
+def translates(ctx: Context, pool: Pool) -> bool:
+    """Tell whether this pool needs the prediction in another dialect than the client's."""
+    return (
+        ctx.dialect is not None
+        and ctx.target is not None
+        and ctx.target.operation is Operation.INFER
+        and pool.speaks not in ("http", ctx.dialect.name)
+    )
+
+
+def forward(ctx: Context, pool: Pool, signatures: Signatures) -> Eventual[Forward | Refusal]:
+    """Make the upstream request for this pool. Translation needs the whole body in ctx.request.body."""
+    if not translates(ctx, pool):
+        return Forward(_unchanged(ctx, pool))
+    read = read_prediction(ctx, signatures)
+    if not isinstance(read, Promise):
+        return _translated(ctx, pool, signatures, read)
+    later: Promise[Forward | Refusal] = Promise()
+
+    def then(infer: InferRequest | Refusal) -> None:
+        try:
+            made = _translated(ctx, pool, signatures, infer)
+        except GatewayError as error:
+            later.reject(error)
+            return
+        if isinstance(made, Promise):
+            made.then(later.resolve, later.reject)
+        else:
+            later.resolve(made)
+
+    read.then(then, later.reject)
+    return later
+
+
+def _translated(
+    ctx: Context, pool: Pool, signatures: Signatures, infer: InferRequest | Refusal
+) -> Eventual[Forward | Refusal]:
+    if isinstance(infer, Refusal):
+        return infer
+    model = pool.model or infer.model
+    signature = signatures.signature(pool, model, ctx.version)
+    if not isinstance(signature, Promise):
+        return _write(ctx, pool, infer, signature)
+    later: Promise[Forward | Refusal] = Promise()
+    signature.then(lambda known: later.resolve(_write(ctx, pool, infer, known)), later.reject)
+    return later
+
+
+def _write(ctx: Context, pool: Pool, infer: InferRequest, signature: Signature | None) -> Forward | Refusal:
+    theirs = dialects.by_name(pool.speaks)
+    version = _version_upstream(ctx, pool)
+    try:
+        method, path, headers, body = theirs.write_request(infer, pool.model or infer.model, version)
+    except InvalidPrediction as wrong:
+        return Refusal(422, wrong.code, wrong.message)
+    fields = _without_body_fields(_fields(ctx)) + headers
+    request = Request(method, path, fields, length=len(body), body=body)
+    return Translated(request, ctx, infer, theirs, signature)
+
+
+def _version_upstream(ctx: Context, pool: Pool) -> str | None:
+    """Return the version to name in the URL: where the client named one, or where one pool serves several.
+
+    Servers differ on versions in URLs (serving.md B.7), so none is named where the pool itself says it all.
+    """
+    if ctx.endpoint is None or not ctx.version or ctx.endpoint.versions.get(ctx.version) is not pool:
+        return None
+    named = ctx.target is not None and (ctx.target.version is not None or ctx.target.label is not None)
+    shared = sum(1 for other in ctx.endpoint.versions.values() if other is pool) > 1
+    return ctx.version if named or shared else None
+
+
+def _unchanged(ctx: Context, pool: Pool) -> Request:
+    request = ctx.request
+    path, target = request.path, request.target
+    if ctx.target is not None and ctx.dialect is not None and ctx.target.model:
+        version = _version_upstream(ctx, pool)
+        named = ctx.target.version or ctx.target.label
+        if (pool.model and pool.model != ctx.target.model) or version != named:
+            path = ctx.dialect.path_for(ctx.target, pool.model or ctx.target.model, version)
+            target = path + b"?" + request.query if request.query else path
+    return Request(
+        request.method,
+        path,
+        _fields(ctx),
+        query=request.query,
+        target=target,
+        length=request.length,
+        body=request.body,
+    )
+
+
+def _fields(ctx: Context) -> Headers:
+    """Return the client's end-to-end fields without its credential and our own names, and add what we vouch
+    for.
+    """
+    strip = ctx.credential_field
+    fields = [
+        (name, value)
+        for name, value in end_to_end(ctx.request.headers)
+        if name != strip and not name.startswith(b"x-headgate-") and name not in _OURS
+    ]
+    fields += ctx.forwarded
+    if ctx.request_id:
+        fields.append((b"x-request-id", ctx.request_id))
+    if ctx.traceparent:
+        fields.append((b"traceparent", ctx.traceparent))
+    if ctx.principal is not None:
+        fields.append((b"x-headgate-principal", ctx.principal.name.encode("utf-8")))
+        if ctx.principal.plan:
+            fields.append((b"x-headgate-plan", ctx.principal.plan.encode("utf-8")))
+        if ctx.principal.tenant:
+            fields.append((b"x-headgate-tenant", ctx.principal.tenant.encode("utf-8")))
+    return fields
+
+
+_OURS = frozenset(
+    {
+        b"host",
+        b"x-request-id",
+        b"traceparent",
+        b"via",
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-forwarded-port",
+        b"x-real-ip",
+    }
+)
+_BODY_FIELDS = frozenset(
+    {b"content-type", b"content-encoding", b"content-length", b"inference-header-content-length", b"etag",
+    b"digest"}
+)
+
+
+def _without_body_fields(headers: Headers) -> Headers:
+    return [field for field in headers if field[0] not in _BODY_FIELDS]

@@ -1,0 +1,378 @@
+"""A pool: a named set of interchangeable instances, and what is known of each.
+
+Three rates of change live here side by side. Settings never change (a reload makes a new Pool, or keeps
+this one when they are equal). Members change in seconds: a new tuple and its picker are swapped in
+together. Load and health change per attempt: they are fields of `Instance`. Whatever `acquire` takes,
+`Held.release` gives back exactly once, and the one Outcome it is given feeds picker, breaker, ejector and
+limiter alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from gateway.dialects import catalogue as dialects
+from gateway.dialects.protocol import ErrorKind
+from gateway.governance.breaker import Breaker, BreakerSettings, Permit, State
+from gateway.governance.ejection import Ejector
+from gateway.governance.ewma import Ewma
+from gateway.governance.overload import AdaptiveLimit
+from gateway.governance.picker import ConsistentHash, LeastCost, Picker, RoundRobin
+from gateway.governance.retry_budget import RetryBudget
+from gateway.http.message import Response
+from gateway.pipeline.context import Context
+from gateway.pipeline.errors import (
+    BreakerOpen,
+    GatewayError,
+    NoInstance,
+    Outcome,
+    Overloaded,
+    Retry,
+    Source,
+    UpstreamConnectError,
+    UpstreamTimeout,
+)
+from gateway.pipeline.pool_verbs import PoolSettings
+from gateway.pipeline.ports import Ids
+
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})  # RFC 9110 §9.2.2
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a registry or the YAML says of one instance."""
+
+    id: str
+    host: str
+    port: int
+    weight: int = 100
+    version: str = ""
+    zone: str = ""
+    draining: bool = False
+    labels: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+
+
+class Instance:
+    """One address, its load and its health. Implements ports.Destination and governance's Candidate."""
+
+    __slots__ = (
+        "authority",
+        "breaker",
+        "draining",
+        "ejected_until",
+        "facts",
+        "failures",
+        "healthy",
+        "host",
+        "id",
+        "in_flight",
+        "key",
+        "latency",
+        "port",
+        "since",
+        "successes",
+        "weight",
+    )
+
+    def __init__(self, facts: Facts, settings: PoolSettings, ids: Ids, now: float) -> None:
+        self.facts = facts
+        self.id = facts.id
+        self.host = facts.host
+        self.port = facts.port
+        host = f"[{facts.host}]" if ":" in facts.host else facts.host
+        self.authority = f"{host}:{facts.port}".encode()
+        self.key = int.from_bytes(blake2b(self.authority, digest_size=8).digest(), "big")
+        self.weight = facts.weight
+        self.draining = facts.draining
+        self.healthy = True  # the active check's verdict; innocent until it has asked
+        self.ejected_until = 0.0
+        self.in_flight = 0
+        self.latency = Ewma()
+        self.since = now
+        self.successes = 0
+        self.failures = 0
+        self.breaker = None if settings.breaker is None else Breaker(_breaker(settings), ids.chance)
+
+    def usable(self, now: float) -> bool:
+        """Tell whether a call may go here now."""
+        return (
+            self.healthy
+            and not self.draining
+            and self.weight > 0
+            and now >= self.ejected_until
+            and (self.breaker is None or self.breaker.admits(now))
+        )
+
+    def state(self, now: float) -> str:
+        """Say in one word why calls go here or don't."""
+        if self.draining:
+            return "draining"
+        if not self.healthy:
+            return "unhealthy"
+        if now < self.ejected_until:
+            return "ejected"
+        if self.breaker is not None and self.breaker.state is not State.CLOSED:
+            return f"breaker_{self.breaker.state.value}"
+        return "up"
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.id} {self.host}:{self.port} | {self.in_flight} in flight>"
+
+
+def _breaker(settings: PoolSettings) -> BreakerSettings:
+    verb = settings.breaker
+    assert verb is not None
+    return BreakerSettings(
+        errors=verb.errors,
+        slow_over=None if verb.slow is None else verb.slow.over,
+        slow_ratio=1.0 if verb.slow is None else verb.slow.ratio,
+        min_calls=verb.min_calls,
+        window=verb.window,
+        cool_down=verb.cool_down,
+        probes=verb.probes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The instances and their picker: swapped together, so never out of step."""
+
+    instances: tuple[Instance, ...]
+    picker: Picker[Instance]
+
+
+class Held:
+    """One instance taken for one attempt."""
+
+    __slots__ = ("_permit", "_released", "instance", "latency", "pool")
+
+    def __init__(self, pool: Pool, instance: Instance, permit: Permit | None) -> None:
+        self.pool = pool
+        self.instance = instance
+        self.latency = 0.0  # s until the head; the attempt sets it
+        self._permit = permit
+        self._released = False
+
+    def release(self, outcome: Outcome, latency: float, now: float) -> None:
+        """Give it back with what was learnt; a second time does nothing."""
+        if not self._released:
+            self._released = True
+            self.pool.released(self.instance, self._permit, outcome, latency, now)
+
+
+class Pool:
+    """A named set of interchangeable instances."""
+
+    __slots__ = (
+        "_ejector",
+        "_ids",
+        "_limit",
+        "in_flight",
+        "members",
+        "model",
+        "name",
+        "per_try_timeout",
+        "retry_budget",
+        "settings",
+        "speaks",
+        "version",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        settings: PoolSettings,
+        ids: Ids,
+        *,
+        speaks: str = "http",
+        model: str = "",
+        version: str = "",
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.speaks = speaks
+        self.model = model
+        self.version = version
+        self.per_try_timeout: float = settings.per_try_timeout.after
+        self.in_flight = 0
+        self.retry_budget = RetryBudget(settings.retry.budget, settings.retry.floor)
+        self._ids = ids
+        self._limit = (
+            None
+            if settings.concurrency.target is None
+            else AdaptiveLimit(settings.concurrency.target, maximum=settings.concurrency.limit)
+        )
+        self._ejector = Ejector(
+            consecutive=settings.eject.consecutive,
+            base=settings.eject.for_,
+            max_share=settings.eject.max_share,
+        )
+        self.members = Members((), self._picker(()))
+
+    # Membership
+
+    def update(self, facts: Iterable[Facts], now: float) -> None:
+        """Swap in the current set. An instance that stays keeps its load, health and breaker."""
+        known = {instance.facts.id: instance for instance in self.members.instances}
+        instances = []
+        for fact in sorted(facts, key=lambda fact: fact.id):
+            instance = known.get(fact.id)
+            if instance is None or (instance.host, instance.port) != (fact.host, fact.port):
+                instance = Instance(fact, self.settings, self._ids, now)
+            instance.facts = fact
+            instance.weight = fact.weight
+            instance.draining = fact.draining
+            instances.append(instance)
+        self._ejector.retain({instance.id for instance in instances})
+        self.members = Members(tuple(instances), self._picker(tuple(instances)))
+
+    def _picker(self, instances: tuple[Instance, ...]) -> Picker[Instance]:
+        balance = self.settings.balance
+        match balance.by:
+            case "round_robin":
+                return RoundRobin(instances, panic=balance.panic)
+            case "hash":
+                return ConsistentHash(instances, panic=balance.panic)
+            case "least_cost":
+                return LeastCost(
+                    instances, panic=balance.panic, slow_start=balance.slow_start, rng=self._ids.chance
+                )
+
+    # Attempts
+
+    @property
+    def limit(self) -> float:
+        """Calls that may be under way now."""
+        return self.settings.concurrency.limit if self._limit is None else self._limit.limit
+
+    def acquire(self, ctx: Context, tried: Sequence[Instance]) -> Held | GatewayError:
+        """Take an instance for one attempt, or say why none can be had."""
+        if self.in_flight >= self.limit * (1.0 if ctx.importance < 2 else 0.8):
+            return Overloaded(f"pool '{self.name}' has all the calls under way that it may have")
+        if not tried:
+            self.retry_budget.request(ctx.now)
+        instance = self.members.picker.pick(self._hash_key(ctx), ctx.now, tried)
+        if ctx.trail is not None:
+            self._explain(ctx, instance)
+        if instance is None:
+            return self._nobody(ctx.now, tried)
+        permit = None
+        if instance.breaker is not None:
+            permit = instance.breaker.admit(ctx.now)
+        instance.in_flight += 1
+        self.in_flight += 1
+        return Held(self, instance, permit)
+
+    def released(
+        self, instance: Instance, permit: Permit | None, outcome: Outcome, latency: float, now: float
+    ) -> None:
+        """One attempt is over: everybody who learns from outcomes learns from this one."""
+        instance.in_flight -= 1
+        self.in_flight -= 1
+        if instance.breaker is not None:
+            instance.breaker.record(
+                outcome is not Outcome.FAILURE, latency, now, permit, outcome is Outcome.IGNORED
+            )
+        if outcome is Outcome.IGNORED:
+            return
+        ok = outcome is Outcome.SUCCESS
+        if ok:
+            instance.successes += 1
+            instance.latency.record(latency, now)
+        else:
+            instance.failures += 1
+            instance.latency.record_error(latency, now)
+        until = self._ejector.record(instance.id, ok, now, len(self.members.instances))
+        if until is not None:
+            instance.ejected_until = until
+        if self._limit is not None:
+            self._limit.record(latency, ok, self.in_flight + 1, now)
+
+    def judge(self, response: Response, ctx: Context) -> Outcome:
+        """Say what an answer tells of the instance: bad input is never its failure (serving.md B.10)."""
+        if response.status < 500:
+            return Outcome.SUCCESS
+        if self.speaks != "http" and response.body is not None:
+            known = dialects.by_name(self.speaks).read_error(response.status, response.headers, response.body)
+            if known.kind in (ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.UNIMPLEMENTED):
+                return Outcome.SUCCESS
+        return Outcome.FAILURE
+
+    # Retries
+
+    def may_retry(self, error: GatewayError, ctx: Context) -> bool:
+        """Tell whether another instance may be tried after this failure. Spends the budget where it does."""
+        retry = self.settings.retry
+        if ctx.attempts > retry.attempts or error.retry is Retry.NEVER or error.source is not Source.UPSTREAM:
+            return False
+        if ctx.now >= ctx.deadline:
+            return False
+        if isinstance(error, UpstreamConnectError):
+            return "connect" in retry.on
+        cause = "timeout" if isinstance(error, UpstreamTimeout) else "reset"
+        return cause in retry.on and self._repeatable(ctx) and self.retry_budget.spend(ctx.now)
+
+    def retries_status(self, status: int) -> bool:
+        """Tell whether this status is ever worth another try."""
+        return status >= 502 and str(status) in self.settings.retry.on
+
+    def may_retry_answer(self, response: Response, ctx: Context) -> bool:
+        """Tell whether another instance may be tried after this answer. Never where it means bad input."""
+        if ctx.attempts > self.settings.retry.attempts or ctx.now >= ctx.deadline:
+            return False
+        if self.judge(response, ctx) is not Outcome.FAILURE or not self._repeatable(ctx):
+            return False
+        if not any(i.usable(ctx.now) and i is not ctx.instance for i in self.members.instances):
+            return False
+        return self.retry_budget.spend(ctx.now)
+
+    @staticmethod
+    def _repeatable(ctx: Context) -> bool:
+        return ctx.safe_to_retry or ctx.request.method in IDEMPOTENT
+
+    def _nobody(self, now: float, tried: Sequence[Instance]) -> GatewayError:
+        waits = [
+            instance.breaker.retry_after(now)
+            for instance in self.members.instances
+            if instance.breaker is not None and not instance.breaker.admits(now)
+        ]
+        if waits and len(waits) + len(tried) >= len(self.members.instances):
+            return BreakerOpen(f"all instances of pool '{self.name}' are behind open breakers", min(waits))
+        if not self.members.instances:
+            return NoInstance(f"no instance of pool '{self.name}' is known")
+        return NoInstance(f"no instance of pool '{self.name}' can take the request", 1.0)
+
+    def _hash_key(self, ctx: Context) -> int:
+        source = self.settings.balance.hash
+        if not source or self.settings.balance.by != "hash":
+            return 0
+        match source.partition(":"):
+            case ("principal", _, _):
+                text = b"" if ctx.principal is None else ctx.principal.name.encode()
+            case ("tenant", _, _):
+                text = b"" if ctx.principal is None else ctx.principal.tenant.encode()
+            case ("path", _, _):
+                text = ctx.request.path
+            case ("header", _, name):
+                text = ctx.request.header(name.lower().encode()) or b""
+            case _:
+                text = ctx.client.encode()
+        return int.from_bytes(blake2b(text or ctx.client.encode(), digest_size=8).digest(), "big")
+
+    # Being seen
+
+    def _explain(self, ctx: Context, chosen: Instance | None) -> None:
+        for instance in self.members.instances:
+            numbers: Mapping[str, object] = {
+                "instance": instance.id,
+                "state": instance.state(ctx.now),
+                "in_flight": instance.in_flight,
+                "latency_ms": round(instance.latency.value * 1000, 3),
+                "chosen": instance is chosen,
+            }
+            ctx.note("pick", f"pool {self.name}", numbers=numbers)
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.name} | {len(self.members.instances)} instances, {self.in_flight} in flight>"

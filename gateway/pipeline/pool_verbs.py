@@ -1,0 +1,163 @@
+"""The pool verbs: properties of a pool and its instances, applied per attempt.
+
+Written on a pool, an endpoint or a policy; on the latter two they go to every pool that can be reached from
+there, and two that disagree are an error (config/check.py). They become a `PoolSettings`, compared on
+reload: a pool whose settings and membership source are equal keeps its instances, breakers and connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.config.kind import Kind, setting
+from gateway.config.units import Duration, Ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """What makes a call count as slow, and how many may be."""
+
+    over: Duration = setting(Duration(1.0), "a call that takes longer is slow", example="500ms",
+    at_least=0.001) ratio: Ratio = setting(Ratio(0.5), "share of slow calls that opens the breaker",
+    example="50%", at_most=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """Stop sending to an instance that fails or crawls; probe it after a while."""
+
+    errors: Ratio = setting(Ratio(0.5), "share of failed calls that opens it", example="50%", at_most=1)
+    slow: Slow | None = setting(None, "open it for slowness too", example="{over: 500ms, ratio: 50%}")
+    min_calls: int = setting(20, "fewer calls within the window decide nothing", "calls", at_least=1)
+    window: Duration = setting(Duration(10.0), "what the shares are taken over", example="10s", at_least=0.1)
+    cool_down: Duration = setting(Duration(5.0), "how long it stays open before it probes", example="5s")
+    probes: int = setting(1, "calls let through at once while half open", "calls", at_least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Eject:
+    """Take an instance out that fails while others don't."""
+
+    consecutive: int = setting(5, "failures in a row", "calls", example=5, at_least=1) for_: Duration =
+    setting(Duration(5.0), "first time out; doubles with every relapse", example="5s") max_share: Ratio =
+    setting(Ratio(0.5), "share of the pool that may be out at once", example="50%", at_most=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Ask every instance whether it is well, beside the traffic."""
+
+    path: str = setting("", "what to GET; empty: the dialect's own readiness", example="/healthz", short=True)
+    every: Duration = setting(Duration(2.0), "between two checks", example="2s", at_least=0.1)
+    timeout: Duration = setting(Duration(1.0), "longest wait for an answer", example="1s", at_least=0.01)
+    healthy_after: int = setting(1, "good answers in a row until it counts as well", "checks", at_least=1)
+    unhealthy_after: int = setting(2, "bad answers in a row until it counts as ill", "checks", at_least=1)
+    enabled: bool = setting(True, "check at all")
+
+    @classmethod
+    def from_text(cls, text: str) -> Health:
+        """Read `off`, or a path."""
+        if text in ("off", "none"):
+            return cls(enabled=False)
+        if not text.startswith("/"):
+            raise ValueError(f"expected `off` or a path like /healthz, found {text!r}")
+        return cls(path=text)
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Which instance gets the next call."""
+
+    by: Literal["least_cost", "round_robin", "hash"] = setting(
+        "least_cost", "expected time to completion, turns, or the same key to the same instance"
+    ) hash: str = setting("", "what is hashed: principal, tenant, client, path or header:NAME",
+    example="principal") panic: Ratio = setting(
+        Ratio(0.0), "use all instances when fewer than this share are usable; 0 turns that off", at_most=1
+    )
+    slow_start: Duration = setting(Duration(0.0), "time over which a new instance warms up", example="30s")
+
+    @classmethod
+    def from_text(cls, text: str) -> Balance:
+        """Read `least_cost`, `round_robin` or `hash principal`."""
+        by, _, key = text.partition(" ")
+        if by in ("least_cost", "round_robin") and not key:
+            return cls(by="least_cost" if by == "least_cost" else "round_robin")
+        if by == "hash":
+            return cls(by="hash", hash=key.strip() or "principal")
+        raise ValueError(f"expected least_cost, round_robin or `hash principal`, found {text!r}")
+
+    def check(self) -> Iterable[str]:
+        """A hash needs something to hash."""
+        known = ("principal", "tenant", "client", "path")
+        if self.by == "hash" and self.hash not in known and not self.hash.startswith("header:"):
+            yield f"expected hash: principal, tenant, client, path or header:NAME, found {self.hash!r}"
+
+
+Cause = Literal["connect", "reset", "timeout", "502", "503", "504"]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try another instance when nothing of the answer went out yet.
+
+    Connect failures are free: nothing was sent. Everything else needs an idempotent method or
+    `safe_to_retry`, and a token of the budget.
+    """
+
+    attempts: int = setting(2, "further tries after the first", "tries", example=2, at_least=0, at_most=10)
+    on: tuple[Cause, ...] = setting(
+        ("connect", "reset", "timeout", "502", "503", "504"), "what is worth another try",
+        example="[connect, reset]"
+    )
+    budget: Ratio = setting(Ratio(0.2), "retries as a share of requests", example="20%", at_most=1)
+    floor: float = setting(3.0, "retries that are always allowed", "per second", example=3, at_least=0)
+
+    @classmethod
+    def from_text(cls, text: str) -> Retry:
+        """Read `off`."""
+        if text in ("off", "none"):
+            return cls(attempts=0)
+        raise ValueError(f"expected `off` or a mapping like {{attempts: 2}}, found {text!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """How many calls one pool may have under way; more are refused as overload, sheddable ones first."""
+
+    limit: int = setting(1024, "calls under way, all instances together", "calls", example=64, at_least=1,
+    short=True) target: Duration | None = setting(
+        None, "adapt the limit so that nine calls of ten stay under this", example="200ms"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PerTryTimeout:
+    """The longest that one try may take; the request's own timeout bounds all tries together."""
+
+    after: Duration = setting(Duration(30.0), "until the answer is complete", example="500ms", short=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """Everything that governs a pool; the defaults are what a pool without verbs has."""
+
+    breaker: Breaker | None = None
+    eject: Eject = Eject()
+    health: Health = Health()
+    balance: Balance = Balance()
+    retry: Retry = Retry()
+    concurrency: Concurrency = Concurrency()
+    per_try_timeout: PerTryTimeout = PerTryTimeout()
+
+
+POOL_KINDS: tuple[Kind[object], ...] = (
+    Kind("breaker", Breaker, "pool", "stop sending to what fails or crawls"),
+    Kind("eject", Eject, "pool", "take out an instance that fails while others don't"),
+    Kind("health", Health, "pool", "ask every instance whether it is well"),
+    Kind("balance", Balance, "pool", "which instance gets the next call"),
+    Kind("retry", Retry, "pool", "another instance when one failed"),
+    Kind("concurrency", Concurrency, "pool", "how many calls at once"),
+    Kind("per_try_timeout", PerTryTimeout, "pool", "the longest one try may take"),
+)

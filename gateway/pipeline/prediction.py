@@ -1,0 +1,75 @@
+"""The prediction inside a request: read once, and only if a verb asks.
+
+Bytes pass through untouched where client and pool speak the same dialect. The cache, row counting,
+validation and translation need tensors; the first of them reads the body, the others find it in
+`ctx.parsed`. TensorFlow Serving's JSON carries no dtypes, so reading it takes the model's signature, which
+an instance of the pool must have told.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gateway.dialects.metadata import Signature
+from gateway.dialects.protocol import Operation
+from gateway.dialects.tensors import InferRequest, InvalidPrediction
+from gateway.pipeline.context import Context
+from gateway.pipeline.errors import Refusal
+from gateway.pipeline.pool import Pool
+from gateway.pipeline.promise import Eventual, Promise
+
+BAD_REQUEST = frozenset({"malformed_json", "malformed"})  # 400: not readable at all; others 422: readable,
+wrong
+
+
+class Signatures(Protocol):
+    """What models expect and return, learnt from the instances and kept (also when they are gone)."""
+
+    def signature(self, pool: Pool, model: str, version: str) -> Eventual[Signature | None]:
+        """Return the signature of `model` as the pool's instances tell it; None when none ever could.
+
+        Answered at once when known. At most one fetch per pool is under way; a failed one is not repeated
+        at once.
+        """
+        ...
+
+
+def is_prediction(ctx: Context) -> bool:
+    """Tell whether the request asks for an inference in a dialect that we read."""
+    return ctx.target is not None and ctx.target.operation is Operation.INFER and ctx.dialect is not None
+
+
+def read_prediction(ctx: Context, signatures: Signatures) -> Eventual[InferRequest | Refusal]:
+    """Return the request's tensors, reading the body if nobody did yet.
+
+    The body must be whole (`needs_body`).
+    """
+    if ctx.parsed is not None:
+        return ctx.parsed
+    if ctx.pool is None or ctx.target is None:
+        return _read(ctx, None)
+    known = signatures.signature(ctx.pool, ctx.pool.model or ctx.target.model, ctx.version)
+    if not isinstance(known, Promise):
+        return _read(ctx, known)
+    later: Promise[InferRequest | Refusal] = Promise()
+    known.then(lambda signature: later.resolve(_read(ctx, signature)), later.reject)
+    return later
+
+
+def _read(ctx: Context, signature: Signature | None) -> InferRequest | Refusal:
+    assert ctx.target is not None and ctx.dialect is not None and ctx.request.body is not None
+    try:
+        ctx.parsed = ctx.dialect.read_request(ctx.target, ctx.request.headers, ctx.request.body, signature)
+    except InvalidPrediction as wrong:
+        return refuse_invalid(wrong, signature)
+    return ctx.parsed
+
+
+def refuse_invalid(wrong: InvalidPrediction, signature: Signature | None, policy: str = "") -> Refusal:
+    """Say what is wrong with a prediction and show the expected signature.
+
+    400: unreadable; 422: wrong tensors.
+    """
+    details: dict[str, object] = {} if signature is None else {"expected": signature.render()}
+    status = 400 if wrong.code in BAD_REQUEST else 422
+    return Refusal(status, wrong.code, wrong.message, policy=policy, details=details)
