@@ -1,0 +1,92 @@
+"""The canonical key of a prediction: one key per question, however it is written.
+
+`1`, `1.0` and `1e0`, flat or nested lists, another order of members, TensorFlow Serving's rows or columns,
+V2's JSON or binary tensors: the same model is asked the same question. So the key is taken from the parsed
+tensors, never from the bytes of the body. -0.0 counts as 0.0 and all NaNs as one; another datatype or shape
+is another question.
+
+Every ingredient is prefixed with its length, so no two different lists of ingredients make the same bytes.
+What says nothing about the answer (`id`, `timeout`, `priority`, `trace`) stays out; what the caller may
+share is its choice of `scope`.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final
+
+import numpy as np
+import orjson
+
+from gateway.dialects.tensors import NOTHING, Array, InferRequest, Tensor, little_endian
+
+KEY_BYTES: Final = 16
+_ABOUT_DELIVERY: Final = frozenset(("id", "timeout", "priority", "trace"))
+_ABOUT_SEQUENCES: Final = frozenset(("sequence_id", "sequence_start", "sequence_end"))
+
+
+def cacheable(request: InferRequest) -> bool:
+    """Whether asking again would give the same answer: no sequence, and no sampling without a seed."""
+    params = request.params
+    if not params:
+        return True
+    if not _ABOUT_SEQUENCES.isdisjoint(params):
+        return False
+    temperature = params.get("temperature")
+    return "seed" in params or temperature is None or temperature == 0
+
+
+def canonical_key(request: InferRequest, model: str, version: str, scope: bytes) -> bytes:
+    """Return the 16-byte BLAKE2b key of a prediction.
+
+    model and version: those that will answer, not those asked for. scope: whom the answer may be shared with
+    (a principal, a tenant, or b"" for everybody), and the digest of whatever configuration shapes the answer.
+    """
+    parts = [model.encode(), version.encode(), scope, request.signature.encode()]
+    tensors = request.inputs
+    if len(tensors) > 1:
+        tensors = tuple(sorted(tensors, key=_name))
+    for tensor in tensors:
+        parts.append(tensor.name.encode())
+        parts.append(tensor.dtype.encode())
+        parts.append(b"%d" % len(tensor.shape))
+        parts += [b"%d" % dim for dim in tensor.shape]
+        parts += _content(tensor)
+        parts.append(_settings(tensor.params))
+    parts.append(_settings(request.params))
+    if request.outputs is None:
+        parts.append(b"all")
+    else:
+        parts.append(b"some")
+        parts += sorted({name.encode() for name in request.outputs})
+    digest = blake2b(b"".join([b"%d:%b" % (len(part), part) for part in parts]), digest_size=KEY_BYTES)
+    return digest.digest()
+
+
+def _name(tensor: Tensor) -> str:
+    return tensor.name
+
+
+def _content(tensor: Tensor) -> list[bytes]:
+    data = tensor.data
+    if isinstance(data, list):
+        return data
+    if data.dtype.kind == "f":
+        return [little_endian(_one_zero_one_nan(data))]
+    return [little_endian(data)]
+
+
+def _one_zero_one_nan(data: Array) -> Array:
+    """Turn -0.0 into 0.0 and every NaN into the same one."""
+    clean: Array = data + data.dtype.type(0)  # type: ignore[operator]
+    undefined = np.isnan(clean)
+    if undefined.any():
+        clean[undefined] = np.nan
+    return clean
+
+
+def _settings(params: object) -> bytes:
+    if params is NOTHING or not isinstance(params, dict):
+        return b"{}"
+    kept = {name: value for name, value in params.items() if name not in _ABOUT_DELIVERY}
+    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)

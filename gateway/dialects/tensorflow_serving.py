@@ -1,0 +1,494 @@
+"""TensorFlow Serving's REST API.
+
+Source: tensorflow/serving `http_rest_api_handler.cc` and `json_tensor.cc`. Routes match case-insensitively;
+names are percent-decoded and hold neither `/` nor `:`.
+
+    POST /v1/models/M[/versions/N|/labels/L]:predict
+        {"instances": [row, ...]}      row form:    a row is a value, or an object with one member per input
+        {"inputs": value | {name: value, ...}}      column form
+    -> {"predictions": [row, ...]} or {"outputs": ...}; a single output stands without its name
+
+Datatypes and the name of a single input come from the model's signature, shapes from the nesting. Bytes are
+`{"b64": "..."}`, text may stand plainly. NaN, Infinity and -Infinity are legal tokens. Requests are written
+in column form, which needs no common first dimension. The JSON of an empty tensor loses its inner
+dimensions; they are completed from the signature. Duplicate members are refused (see json_text.py).
+
+`:classify` and `:regress` (tf.Example lists) are recognised and refused. The dialect has no route for the
+health or the metadata of the server itself.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from gateway.dialects.errors import (
+    MALFORMED_REQUEST,
+    SIGNATURE_UNKNOWN,
+    WRONG_DTYPE,
+    WRONG_NAME,
+    WRONG_SHAPE,
+    BackendError,
+    InvalidPrediction,
+)
+from gateway.dialects.json_text import read_json, write_json, write_non_finite
+from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, TensorSpec, explain
+from gateway.dialects.protocol import (
+    GETS,
+    JSON_TYPE,
+    Answer,
+    Call,
+    Operation,
+    Target,
+    VersionState,
+    decode_name,
+    encode_name,
+    require_infer,
+    require_object,
+    understand,
+    wanted,
+)
+from gateway.dialects.tensors import (
+    BYTES,
+    NOTHING,
+    InferRequest,
+    InferResponse,
+    Style,
+    Tensor,
+    is_finite,
+    nest,
+    numbers,
+    text,
+    unnest,
+)
+from gateway.http.message import Headers
+
+_ROUTE: Final = re.compile(
+    rb"/v1/models/([^/:]+)(?:/versions/([0-9]{1,19})|/labels/([^/:]+))?(?::(predict|classify|regress)|(/metadata))?",
+    re.IGNORECASE,
+)
+_VERBS: Final = {b"predict": Operation.INFER, b"classify": Operation.CLASSIFY, b"regress": Operation.REGRESS}
+_SUFFIX: Final = {
+    Operation.INFER: b":predict",
+    Operation.CLASSIFY: b":classify",
+    Operation.REGRESS: b":regress",
+    Operation.METADATA: b"/metadata",
+    Operation.STATUS: b"",
+}
+
+_DT: Final[Mapping[str, str]] = {
+    "BOOL": "DT_BOOL",
+    "UINT8": "DT_UINT8",
+    "UINT16": "DT_UINT16",
+    "UINT32": "DT_UINT32",
+    "UINT64": "DT_UINT64",
+    "INT8": "DT_INT8",
+    "INT16": "DT_INT16",
+    "INT32": "DT_INT32",
+    "INT64": "DT_INT64",
+    "FP16": "DT_HALF",
+    "FP32": "DT_FLOAT",
+    "FP64": "DT_DOUBLE",
+    BYTES: "DT_STRING",
+}
+_V2: Final[Mapping[str, str]] = {theirs: ours for ours, theirs in _DT.items()}
+
+
+class TensorFlowServing:
+    """The dialect `tensorflow-serving`."""
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """The word for it in a policy's `speaks:`."""
+        return "tensorflow-serving"
+
+    def __repr__(self) -> str:
+        return "<Dialect tensorflow-serving>"
+
+    # URLs
+
+    def recognise(self, method: bytes, path: bytes) -> Target | None:
+        """Say what a request wants, or None when the URL is not of this dialect."""
+        match = _ROUTE.fullmatch(path)
+        if match is None:
+            return None
+        raw_model, version, raw_label, verb, metadata = match.groups()
+        model = decode_name(raw_model, "/:")
+        label = None if raw_label is None else decode_name(raw_label, "/:")
+        if model is None or (raw_label is not None and label is None):
+            return None
+        if verb is not None:
+            if method != b"POST":
+                return None
+            operation = _VERBS[verb.lower()]
+        elif method in GETS:
+            operation = Operation.STATUS if metadata is None else Operation.METADATA
+        else:
+            return None
+        return Target(self, operation, model, None if version is None else str(int(version)), label)
+
+    def path_for(self, target: Target, model: str, version: str | None) -> bytes:
+        """The URL path of the same operation on a backend that calls the model `model`."""
+        return _model_path(model, version) + _SUFFIX[target.operation]
+
+    def health_path(self, model: str) -> bytes:
+        """The status of the model; there is no health route, so without a model any answer will do."""
+        return b"/v1/models/" + encode_name(model)
+
+    # The request
+
+    def read_request(
+        self, target: Target, headers: Headers, body: bytes, signature: Signature | None
+    ) -> InferRequest:
+        """Read a client's prediction in row or column form."""
+        require_infer(target, headers)
+        document = require_object(read_json(body, non_finite=True))
+        if signature is None:
+            raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
+        chosen = signature.named(text("'signature_name'", document.get("signature_name", "")))
+        by_row = "instances" in document
+        if by_row == ("inputs" in document):
+            which = "not both" if by_row else "one is missing"
+            raise InvalidPrediction(MALFORMED_REQUEST, f"the body needs 'instances' or 'inputs'; {which}")
+        try:
+            if by_row:
+                inputs = _read_rows("instances", document["instances"], chosen.inputs)
+            else:
+                inputs = _read_columns(document["inputs"], chosen.inputs)
+        except InvalidPrediction as error:
+            raise explain(error, chosen) from None
+        style: Style = "row" if by_row else "column"
+        name = "" if chosen is signature else chosen.name
+        return InferRequest(
+            None, target.model, target.version, target.label, name, inputs, None, NOTHING, style
+        )
+
+    def write_request(self, infer: InferRequest, model: str, version: str | None) -> Call:
+        """Write a prediction in column form. Parameters, id and the choice of outputs have no place in it."""
+        document: dict[str, object] = {}
+        if infer.signature:
+            document["signature_name"] = infer.signature
+        document["inputs"] = {tensor.name: tensor for tensor in infer.inputs}
+        body = _write(document, infer.inputs)
+        return Call(b"POST", _model_path(model, version) + b":predict", [JSON_TYPE], body)
+
+    # The response
+
+    def read_response(self, headers: Headers, body: bytes, signature: Signature | None) -> InferResponse:
+        """Read `predictions` or `outputs`."""
+        document = require_object(read_json(body, non_finite=True))
+        if signature is None:
+            raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
+        if "predictions" in document:
+            outputs = _read_rows("predictions", document["predictions"], signature.outputs)
+        elif "outputs" in document:
+            outputs = _read_columns(document["outputs"], signature.outputs)
+        else:
+            raise InvalidPrediction(MALFORMED_REQUEST, "the answer has neither 'predictions' nor 'outputs'")
+        return InferResponse(None, "", "", outputs, NOTHING)
+
+    def write_response(self, response: InferResponse, request: InferRequest) -> tuple[Headers, bytes]:
+        """Write `predictions` to a row-form client, else `outputs`.
+
+        Raises InvalidPrediction (wrong_shape) if the outputs share no first dimension that could be rows.
+        """
+        outputs = wanted(response, request)
+        document: dict[str, object]
+        if request.style == "row":
+            document = {"predictions": _rows(outputs)}
+        else:
+            document = {"outputs": outputs[0] if len(outputs) == 1 else {each.name: each for each in outputs}}
+        return [JSON_TYPE], _write(document, outputs)
+
+    # Errors
+
+    def write_error(
+        self, status: int, code: str, message: str, details: dict[str, object] | None = None
+    ) -> tuple[Headers, bytes]:
+        """Write `{"error": message, "code": code}` with the details as further members."""
+        return [JSON_TYPE], write_json({**(details or {}), "error": message, "code": code})
+
+    def read_error(self, status: int, headers: Headers, body: bytes) -> BackendError:
+        """Understand `{"error": ...}`, whose status is absl's code mapped to HTTP."""
+        return understand(status, body)
+
+    # About models
+
+    def metadata_request(self, model: str, version: str | None) -> Call:
+        """Ask a backend for a model's signatures."""
+        return Call(b"GET", _model_path(model, version) + b"/metadata", [], b"")
+
+    def read_metadata(self, body: bytes) -> Metadata:
+        """Read `metadata.signature_def`; the default signature first, unreadable others left out.
+
+        (TensorFlow 2 models carry `__saved_model_init_op`, a signature without a usable datatype.)
+        """
+        document = require_object(read_json(body))
+        found = _signatures(document)
+        default = DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in found else next(iter(found), "")
+        if not default:
+            raise InvalidPrediction(MALFORMED_REQUEST, "the metadata holds no signature")
+        others: list[Signature] = []
+        for name, definition in found.items():
+            if name != default:
+                try:
+                    others.append(_signature(name, definition))
+                except InvalidPrediction:
+                    continue
+        first = _signature(default, found[default])
+        spec = document.get("model_spec")
+        version = spec.get("version") if type(spec) is dict else None
+        versions = (str(version),) if type(version) in (str, int) and version != "" else ()
+        return Metadata(Signature(first.inputs, first.outputs, first.name, tuple(others)), versions)
+
+    def write_metadata(
+        self, model: str, versions: Sequence[str], signature: Signature
+    ) -> tuple[Headers, bytes]:
+        """Describe the newest version's signatures."""
+        definitions = {each.name: _define(each) for each in (signature, *signature.others)}
+        spec = {"name": model, "signature_name": "", "version": versions[-1] if versions else ""}
+        metadata = {"signature_def": {"signature_def": definitions}}
+        return [JSON_TYPE], write_json({"model_spec": spec, "metadata": metadata})
+
+    def write_status(self, target: Target, states: Sequence[VersionState]) -> Answer:
+        """Answer with the states of the versions; 404 if there are none (of the version asked for)."""
+        if target.version is not None:
+            states = [each for each in states if each.version == target.version]
+        if not states:
+            _, body = self.write_error(
+                404, "not_found", f"Could not find any versions of model {target.model}"
+            )
+            return Answer(404, [JSON_TYPE], body)
+        status = [
+            {
+                "version": each.version,
+                "state": each.state,
+                "status": {"error_code": "UNKNOWN" if each.message else "OK", "error_message": each.message},
+            }
+            for each in states
+        ]
+        return Answer(200, [JSON_TYPE], write_json({"model_version_status": status}))
+
+    def write_server(self, target: Target, ready: bool, name: str, version: str) -> Answer:
+        """Refuse: this dialect has no URL that asks about the server."""
+        headers, body = self.write_error(404, "not_found", "TensorFlow Serving has no such operation")
+        return Answer(404, headers, body)
+
+    def read_ready(self, status: int, body: bytes) -> bool:
+        """Whether a version is AVAILABLE (or KServe V1, at the same URL, says that the model is ready)."""
+        if status != 200:
+            return False
+        try:
+            document = read_json(body)
+        except InvalidPrediction:
+            return False
+        if type(document) is not dict:
+            return False
+        states = document.get("model_version_status")
+        if type(states) is list:
+            return any(type(each) is dict and each.get("state") == "AVAILABLE" for each in states)
+        return document.get("ready") is True
+
+
+def _model_path(model: str, version: str | None) -> bytes:
+    path = b"/v1/models/" + encode_name(model)
+    return path if version is None else path + b"/versions/" + encode_name(version)
+
+
+# From JSON to tensors
+
+
+def _is_bytes(value: object) -> bool:
+    """Whether an object is `{"b64": "..."}`, a value and not a set of named values."""
+    return type(value) is dict and len(value) == 1 and type(value.get("b64")) is str
+
+
+def _is_named(value: object) -> bool:
+    return type(value) is dict and not _is_bytes(value)
+
+
+def _read_rows(key: str, values: object, specs: tuple[TensorSpec, ...]) -> tuple[Tensor, ...]:
+    if type(values) is not list:
+        raise InvalidPrediction(MALFORMED_REQUEST, f"'{key}' must be a list")
+    if not values:
+        return tuple(_tensor(spec, []) for spec in specs)
+    if not _is_named(values[0]):
+        return (_tensor(_only(specs), values),)
+    names = list(values[0])
+    for row, value in enumerate(values):
+        if not _is_named(value) or value.keys() != values[0].keys():
+            raise InvalidPrediction(WRONG_NAME, f"'{key}'[{row}] has not the members that '{key}'[0] has")
+    chosen = _choose(names, specs)
+    return tuple(_tensor(spec, [value[spec.name] for value in values]) for spec in chosen)
+
+
+def _read_columns(value: object, specs: tuple[TensorSpec, ...]) -> tuple[Tensor, ...]:
+    if type(value) is dict and not _is_bytes(value):
+        return tuple(_tensor(spec, value[spec.name]) for spec in _choose(list(value), specs))
+    return (_tensor(_only(specs), value),)
+
+
+def _only(specs: tuple[TensorSpec, ...]) -> TensorSpec:
+    if len(specs) != 1:
+        raise InvalidPrediction(WRONG_NAME, f"a value without a name stands where {len(specs)} are declared")
+    return specs[0]
+
+
+def _choose(names: list[str], specs: tuple[TensorSpec, ...]) -> list[TensorSpec]:
+    """The declared tensors that were given, in the order declared.
+
+    Raises wrong_name for an undeclared one.
+    """
+    chosen = [spec for spec in specs if spec.name in names]
+    if len(chosen) < len(names):
+        declared = {spec.name for spec in specs}
+        stray = next(name for name in names if name not in declared)
+        raise InvalidPrediction(WRONG_NAME, f"the model has no {stray!r}")
+    return chosen
+
+
+def _tensor(spec: TensorSpec, value: object) -> Tensor:
+    shape, flat = unnest(spec.name, value)
+    if not flat and spec.shape is not None and len(shape) < len(spec.shape):
+        shape += tuple(max(dim, 0) for dim in spec.shape[len(shape) :])
+    if spec.dtype == BYTES:
+        return Tensor(spec.name, BYTES, shape, [_bytes(spec.name, each) for each in flat])
+    return Tensor(spec.name, spec.dtype, shape, numbers(spec.name, spec.dtype, shape, flat))
+
+
+def _bytes(name: str, value: object) -> bytes:
+    if type(value) is str:
+        return value.encode()
+    if type(value) is dict and _is_bytes(value):
+        try:
+            return b64decode(value["b64"], validate=True)
+        except ValueError as refusal:  # binascii.Error is one; non-ASCII text another
+            raise InvalidPrediction(WRONG_DTYPE, f"{name!r} holds malformed base64") from refusal
+    if type(value) is list:
+        raise InvalidPrediction(WRONG_SHAPE, f"{name!r} is ragged: lists and values stand side by side")
+    raise InvalidPrediction(WRONG_DTYPE, f'{name!r} is BYTES; give text or {{"b64": "..."}}')
+
+
+# From tensors to JSON
+
+
+def _write(document: dict[str, object], tensors: Sequence[Tensor]) -> bytes:
+    """Write a document in which tensors stand for their values."""
+    finite = all(map(is_finite, tensors))
+    resolved = {key: _resolve(value, finite) for key, value in document.items()}
+    return write_json(resolved) if finite else write_non_finite(resolved)
+
+
+def _resolve(value: object, finite: bool) -> object:
+    """Replace tensors by values that the JSON writer takes: arrays while all is finite, else plain lists."""
+    if isinstance(value, Tensor):
+        return _value(value, finite)
+    if isinstance(value, _Rows):
+        names = [tensor.name for tensor in value.tensors]
+        columns = [_value(tensor, finite) for tensor in value.tensors]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    if type(value) is dict:
+        return {name: _resolve(inner, finite) for name, inner in value.items()}
+    return value
+
+
+def _value(tensor: Tensor, finite: bool) -> object:
+    data = tensor.data
+    if isinstance(data, list):
+        binary = tensor.name.endswith("_bytes")
+        return nest([_text(element, binary) for element in data], tensor.shape)
+    return data if finite and tensor.shape else data.tolist()
+
+
+def _text(element: bytes, binary: bool) -> object:
+    """Plain text where it is text, base64 where it is not, and always for names that end in `_bytes`."""
+    if not binary:
+        try:
+            return element.decode()
+        except UnicodeDecodeError:
+            pass
+    return {"b64": b64encode(element).decode()}
+
+
+class _Rows:
+    """Several outputs to be written row by row."""
+
+    __slots__ = ("tensors",)
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        self.tensors = tensors
+
+
+def _rows(outputs: tuple[Tensor, ...]) -> object:
+    lengths = {tensor.shape[0] if tensor.shape else -1 for tensor in outputs}
+    if len(lengths) != 1 or -1 in lengths:
+        raise InvalidPrediction(
+            WRONG_SHAPE, "the outputs share no first dimension, so they have no rows; ask in column form"
+        )
+    return outputs[0] if len(outputs) == 1 else _Rows(outputs)
+
+
+# Signatures
+
+
+def _signatures(document: dict[str, object]) -> dict[str, object]:
+    """Find the definitions: `metadata.signature_def.signature_def` as the server writes them."""
+    level: object = document.get("metadata")
+    for _ in range(2):
+        inner = level.get("signature_def") if type(level) is dict else None
+        if inner is None:
+            break
+        level = inner
+    if type(level) is not dict or level is document.get("metadata"):
+        raise InvalidPrediction(MALFORMED_REQUEST, "the metadata holds no signature_def")
+    return level
+
+
+def _signature(name: str, definition: object) -> Signature:
+    definition = require_object(definition)
+    return Signature(_specs(definition.get("inputs", {})), _specs(definition.get("outputs", {})), name)
+
+
+def _specs(infos: object) -> tuple[TensorSpec, ...]:
+    return tuple(_spec(name, require_object(info)) for name, info in require_object(infos).items())
+
+
+def _spec(name: str, info: dict[str, object]) -> TensorSpec:
+    dtype = _V2.get(text(f"the dtype of {name!r}", info.get("dtype", "")))
+    if dtype is None:
+        raise InvalidPrediction(
+            WRONG_DTYPE, f"the dtype of {name!r} is not supported: {info.get('dtype')!r:.60}"
+        )
+    shape = require_object(info.get("tensor_shape", {}))
+    dims = shape.get("dim", [])
+    if shape.get("unknown_rank") is True:
+        return TensorSpec(name, dtype, None)
+    if type(dims) is not list:
+        raise InvalidPrediction(MALFORMED_REQUEST, f"the shape of {name!r} is malformed")
+    return TensorSpec(name, dtype, tuple(_dim(name, dim) for dim in dims))
+
+
+def _dim(name: str, dim: object) -> int:
+    size = require_object(dim).get("size", "0")  # protobuf's JSON leaves a zero out and writes int64 as text
+    try:
+        return max(-1, int(size)) if type(size) in (str, int) else int("")  # type: ignore[call-overload]
+    except ValueError as refusal:
+        raise InvalidPrediction(MALFORMED_REQUEST, f"the shape of {name!r} is malformed") from refusal
+
+
+def _define(signature: Signature) -> dict[str, object]:
+    return {
+        "inputs": {spec.name: _info(spec) for spec in signature.inputs},
+        "outputs": {spec.name: _info(spec) for spec in signature.outputs},
+        "method_name": "tensorflow/serving/predict",
+    }
+
+
+def _info(spec: TensorSpec) -> dict[str, object]:
+    dims = [{"size": str(dim), "name": ""} for dim in spec.shape or ()]
+    shape = {"dim": dims, "unknown_rank": spec.shape is None}
+    return {"dtype": _DT[spec.dtype], "tensor_shape": shape, "name": f"{spec.name}:0"}
