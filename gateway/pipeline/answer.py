@@ -11,6 +11,8 @@ from math import ceil, isfinite
 
 import orjson
 
+import gateway
+from gateway.dialects.protocol import Target
 from gateway.http.message import Headers, Request, Response
 from gateway.http.status import reason
 from gateway.pipeline.context import Context
@@ -58,9 +60,23 @@ def not_found(ctx: Context, found: Found) -> Refusal:
     return Refusal(404, "unknown_endpoint", "no endpoint takes this path")
 
 
+def of_server(ctx: Context, target: Target) -> Response:
+    """Answer what a dialect asks of the server itself, not of a model.
+
+    Is it alive, is it ready, what is it.
+    """
+    usable = all(
+        endpoint.pool is None or any(instance.usable(ctx.now) for instance in endpoint.pool.members.instances)
+        for endpoint in ctx.snapshot.endpoints.values()
+    )
+    status, headers, body = target.dialect.write_server(target, usable, "headgate", gateway.__version__)
+    return Response(status, list(headers), body)
+
+
 def would_send(ctx: Context, request: Request) -> Response:
     """Answer an explained request that was not sent."""
-    assert ctx.instance is not None and ctx.pool is not None
+    assert ctx.instance is not None
+    assert ctx.pool is not None
     sent = {
         "would_send": {
             "pool": ctx.pool.name,

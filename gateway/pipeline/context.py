@@ -8,12 +8,12 @@ field is written by the filter named in its comment and read by those after it; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from gateway.dialects.protocol import Dialect, Target
 from gateway.dialects.tensors import InferRequest
-from gateway.http.message import Headers, Request, Response
+from gateway.http.message import Request, Response
 from gateway.pipeline.errors import GatewayError, Refusal
 from gateway.pipeline.ports import Peer, Principal
 
@@ -81,6 +81,7 @@ class Context:
         "importance",
         "instance",
         "now",
+        "parent_span",
         "parsed",
         "peer",
         "pool",
@@ -92,6 +93,7 @@ class Context:
         "sampled",
         "slots",
         "snapshot",
+        "span_id",
         "stale",
         "started",
         "status",
@@ -115,9 +117,13 @@ class Context:
         self.target: Target | None = None  # exchange: what the URL asks of which model
         self.dialect: Dialect | None = None  # exchange: the client's
         self.client = peer.address  # identify: the address behind trusted proxies
-        self.forwarded: Headers = []  # identify: Via, Forwarded and X-Forwarded-* for the instance
+        self.forwarded: Sequence[
+            tuple[bytes, bytes]
+        ] = ()  # identify: Via, Forwarded and X-Forwarded-* for the instance
         self.request_id = b""  # identify: the client's if it is well-formed, else ours
         self.trace_id = b""  # identify: 32 hex digits (W3C Trace Context)
+        self.span_id = b""  # identify: 16 hex digits, ours
+        self.parent_span = b""  # identify: the caller's span, b"" where the trace begins here
         self.traceparent = b""  # identify: what the instance gets
         self.sampled = False  # identify
         self.credential_field = b""  # authenticate: the field that held it, not forwarded
@@ -160,6 +166,13 @@ class Context:
         """
         if self.trail is not None:
             self.trail.append(Decision(filter, verdict, policy, origin, numbers))
+
+    def forget(self) -> None:
+        """Let go of what is large; the record that an observer may keep needs none of it."""
+        self.request.body = None
+        self.parsed = None
+        self.stale = None
+        self.slots = None
 
     def __repr__(self) -> str:
         where = self.endpoint.name if self.endpoint else "nowhere"

@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from gateway.dialects import catalogue as dialects
 from gateway.http.message import Request, Response
 from gateway.pipeline import answer
 from gateway.pipeline.attempt import Attempt
@@ -38,6 +37,7 @@ from gateway.pipeline.errors import (
 )
 from gateway.pipeline.forward import Forward, forward, translates
 from gateway.pipeline.gateway import Gateway
+from gateway.pipeline.identify import identify
 from gateway.pipeline.pool import Instance, Pool
 from gateway.pipeline.ports import Cancellable, Downstream, Peer
 from gateway.pipeline.promise import Promise
@@ -110,9 +110,13 @@ class Exchange:
         ctx = self.ctx
         self._gateway.pressure.in_flight += 1
         self.phase = Phase.DECIDING
+        identify(ctx, self._gateway.ids)
         found = ctx.snapshot.find_endpoint(ctx.request)
         ctx.target = found.target
-        ctx.dialect = None if found.target is None else dialects.by_name(found.target.dialect)
+        ctx.dialect = None if found.target is None else found.target.dialect
+        if found.endpoint is None and found.target is not None and not found.target.model:
+            self._answer(answer.of_server(ctx, found.target))
+            return
         if found.endpoint is None:
             self._refuse(answer.not_found(ctx, found), "find")
             return
@@ -261,7 +265,8 @@ class Exchange:
     def _try(self) -> None:
         """One attempt: the pool picks an instance that was not tried yet, and the upstream sends."""
         ctx = self.ctx
-        assert self._forward is not None and ctx.pool is not None
+        assert self._forward is not None
+        assert ctx.pool is not None
         self.phase = Phase.ATTEMPTING
         ctx.now = self._gateway.clock.now()
         if ctx.now >= ctx.deadline:
@@ -288,7 +293,9 @@ class Exchange:
     def on_upstream_response(self, response: Response) -> None:
         """The head of an answer (its body too, when it came in one piece)."""
         ctx = self.ctx
-        assert self._attempt is not None and self._forward is not None and ctx.pool is not None
+        assert self._attempt is not None
+        assert self._forward is not None
+        assert ctx.pool is not None
         if self._may_retry_status(response):
             self._drop_attempt(Outcome.FAILURE)
             self._try()
@@ -429,6 +436,7 @@ class Exchange:
         ctx = self.ctx
         ctx.status = response.status
         ctx.first_byte = self._gateway.clock.now()
+        response.headers.append((b"x-request-id", ctx.request_id))
         if response.body is not None:
             ctx.body_sent = len(response.body)
             self._down.reply(response)
@@ -597,6 +605,7 @@ class Exchange:
                 if position <= self._entered:
                     on_done(ctx)
         self._gateway.observer.on_done(ctx)
+        ctx.forget()
 
     def __repr__(self) -> str:
         return f"<Exchange {self.phase.value} | {self.ctx!r}>"

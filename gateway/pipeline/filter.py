@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from gateway.config.kind import Kind
+from gateway.config.resolve import Who
 from gateway.http.message import Response
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import GatewayError, Refusal
@@ -78,26 +79,7 @@ class Filter:
         return
 
 
-@dataclass(frozen=True, slots=True)
-class Who:
-    """Whom a rule is for; empty sets mean everybody."""
-
-    principals: frozenset[str] = frozenset()
-    plans: frozenset[str] = frozenset()
-    tenants: frozenset[str] = frozenset()
-
-    def __contains__(self, principal: Principal | None) -> bool:
-        """Tell whether the rule applies to this principal (None: nobody was authenticated)."""
-        if not (self.principals or self.plans or self.tenants):
-            return True
-        return principal is not None and (
-            principal.name in self.principals
-            or principal.plan in self.plans
-            or principal.tenant in self.tenants
-        )
-
-
-EVERYBODY = Who()
+EVERYBODY = Who()  # empty sets: whoever it is, known or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +104,9 @@ class Rule(Generic[C]):
             return False
         if self.until is not None and wall >= self.until:
             return False
-        return principal in self.who
+        if self.who == EVERYBODY:
+            return True
+        return principal is not None and self.who.includes(principal.name, principal.plan, principal.tenant)
 
     @property
     def is_plain(self) -> bool:

@@ -9,20 +9,21 @@ identity fields are added.
 
 from __future__ import annotations
 
-from gateway.dialects import catalogue as dialects
+from gateway.dialects.catalogue import BY_NAME
+from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.metadata import Signature
 from gateway.dialects.protocol import Dialect, Operation
-from gateway.dialects.tensors import InferRequest, InvalidPrediction
-from gateway.http.hop_by_hop import end_to_end
+from gateway.dialects.tensors import InferRequest
+from gateway.http.forwarded import FORWARDED_FIELDS
+from gateway.http.hop_by_hop import HOP_BY_HOP, end_to_end
 from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import GatewayError, Refusal, UpstreamUnreadable
 from gateway.pipeline.pool import Pool
-from gateway.pipeline.prediction import Signatures, read_prediction
+from gateway.pipeline.prediction import Signatures, read_prediction, refuse_invalid
 from gateway.pipeline.promise import Eventual, Promise
 
 ANSWER_LIMIT = 64 * 1024 * 1024  # bytes of an answer that is read whole to be translated
-REMOVED_FROM_ANSWERS = frozenset({b"x-headgate-reason", b"x-headgate-policy"})
 
 
 class Forward:
@@ -46,8 +47,12 @@ class Translated(Forward):
     __slots__ = ("_ctx", "_infer", "_signature", "_theirs")
 
     def __init__(
-        self, request: Request, ctx: Context, infer: InferRequest, theirs: Dialect, signature: Signature |
-        None
+        self,
+        request: Request,
+        ctx: Context,
+        infer: InferRequest,
+        theirs: Dialect,
+        signature: Signature | None,
     ) -> None:
         super().__init__(request, ANSWER_LIMIT)
         self._ctx = ctx
@@ -58,19 +63,25 @@ class Translated(Forward):
     def back(self, response: Response) -> Response:
         """Translate the answer; UpstreamUnreadable when it is not what the pool's dialect promises."""
         ours = self._ctx.dialect
-        assert ours is not None and response.body is not None
+        assert ours is not None
+        assert response.body is not None
         kept = _without_body_fields(end_to_end(response.headers))
         if response.status != 200:
             known = self._theirs.read_error(response.status, response.headers, response.body)
-            headers, body = ours.write_error(known.status, known.code, known.message, {})
-            return Response(known.status, kept + headers, body)
+            status = known.kind.status
+            headers, body = ours.write_error(status, known.kind.value, known.message, {})
+            return Response(status, kept + headers, body)
         try:
-            result = self._theirs.read_response(response.headers, response.body, self._signature)
+            result = self._theirs.read_response(response.headers, response.body, self._expected())
             headers, body = ours.write_response(result, self._infer)
         except InvalidPrediction as wrong:
-            raise UpstreamUnreadable(f"the model server's answer can't be translated: {wrong.message}") from
-            wrong
+            raise UpstreamUnreadable(
+                f"the model server's answer can't be translated: {wrong.message}"
+            ) from wrong
         return Response(200, kept + headers, body)
+
+    def _expected(self) -> Signature | None:
+        return None if self._signature is None else self._signature.named(self._infer.signature)
 
 
 def translates(ctx: Context, pool: Pool) -> bool:
@@ -122,12 +133,12 @@ def _translated(
 
 
 def _write(ctx: Context, pool: Pool, infer: InferRequest, signature: Signature | None) -> Forward | Refusal:
-    theirs = dialects.by_name(pool.speaks)
+    theirs = BY_NAME[pool.speaks]
     version = _version_upstream(ctx, pool)
     try:
         method, path, headers, body = theirs.write_request(infer, pool.model or infer.model, version)
     except InvalidPrediction as wrong:
-        return Refusal(422, wrong.code, wrong.message)
+        return refuse_invalid(wrong, signature)
     fields = _without_body_fields(_fields(ctx)) + headers
     request = Request(method, path, fields, length=len(body), body=body)
     return Translated(request, ctx, infer, theirs, signature)
@@ -171,9 +182,9 @@ def _fields(ctx: Context) -> Headers:
     """
     strip = ctx.credential_field
     fields = [
-        (name, value)
-        for name, value in end_to_end(ctx.request.headers)
-        if name != strip and not name.startswith(b"x-headgate-") and name not in _OURS
+        field
+        for field in end_to_end(ctx.request.headers, _NOT_FORWARDED)
+        if field[0] != strip and not field[0].startswith(b"x-headgate-")
     ]
     fields += ctx.forwarded
     if ctx.request_id:
@@ -189,23 +200,16 @@ def _fields(ctx: Context) -> Headers:
     return fields
 
 
-_OURS = frozenset(
-    {
-        b"host",
-        b"x-request-id",
-        b"traceparent",
-        b"via",
-        b"forwarded",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-proto",
-        b"x-forwarded-port",
-        b"x-real-ip",
-    }
-)
+_NOT_FORWARDED = HOP_BY_HOP | FORWARDED_FIELDS | {b"host", b"x-request-id", b"traceparent"}
 _BODY_FIELDS = frozenset(
-    {b"content-type", b"content-encoding", b"content-length", b"inference-header-content-length", b"etag",
-    b"digest"}
+    {
+        b"content-type",
+        b"content-encoding",
+        b"content-length",
+        b"inference-header-content-length",
+        b"etag",
+        b"digest",
+    }
 )
 
 

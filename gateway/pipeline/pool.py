@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from gateway.dialects import catalogue as dialects
-from gateway.dialects.protocol import ErrorKind
+from gateway.dialects.catalogue import BY_NAME
 from gateway.governance.breaker import Breaker, BreakerSettings, Permit, State
 from gateway.governance.ejection import Ejector
 from gateway.governance.ewma import Ewma
@@ -295,8 +294,8 @@ class Pool:
         if response.status < 500:
             return Outcome.SUCCESS
         if self.speaks != "http" and response.body is not None:
-            known = dialects.by_name(self.speaks).read_error(response.status, response.headers, response.body)
-            if known.kind in (ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.UNIMPLEMENTED):
+            said = BY_NAME[self.speaks].read_error(response.status, response.headers, response.body)
+            if not said.kind.blames_instance:
                 return Outcome.SUCCESS
         return Outcome.FAILURE
 

@@ -19,9 +19,10 @@ from gateway.config.units import Duration, Ratio
 class Slow:
     """What makes a call count as slow, and how many may be."""
 
-    over: Duration = setting(Duration(1.0), "a call that takes longer is slow", example="500ms",
-    at_least=0.001) ratio: Ratio = setting(Ratio(0.5), "share of slow calls that opens the breaker",
-    example="50%", at_most=1)
+    over: Duration = setting(
+        Duration(1.0), "a call that takes longer is slow", example="500ms", at_least=0.001
+    )
+    ratio: Ratio = setting(Ratio(0.5), "share of slow calls that opens the breaker", example="50%", at_most=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,11 @@ class Breaker:
 class Eject:
     """Take an instance out that fails while others don't."""
 
-    consecutive: int = setting(5, "failures in a row", "calls", example=5, at_least=1) for_: Duration =
-    setting(Duration(5.0), "first time out; doubles with every relapse", example="5s") max_share: Ratio =
-    setting(Ratio(0.5), "share of the pool that may be out at once", example="50%", at_most=1)
+    consecutive: int = setting(5, "failures in a row", "calls", example=5, at_least=1)
+    for_: Duration = setting(Duration(5.0), "first time out; doubles with every relapse", example="5s")
+    max_share: Ratio = setting(
+        Ratio(0.5), "share of the pool that may be out at once", example="50%", at_most=1
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,11 @@ class Balance:
 
     by: Literal["least_cost", "round_robin", "hash"] = setting(
         "least_cost", "expected time to completion, turns, or the same key to the same instance"
-    ) hash: str = setting("", "what is hashed: principal, tenant, client, path or header:NAME",
-    example="principal") panic: Ratio = setting(
+    )
+    hash: str = setting(
+        "", "what is hashed: principal, tenant, client, path or header:NAME", example="principal"
+    )
+    panic: Ratio = setting(
         Ratio(0.0), "use all instances when fewer than this share are usable; 0 turns that off", at_most=1
     )
     slow_start: Duration = setting(Duration(0.0), "time over which a new instance warms up", example="30s")
@@ -108,8 +114,9 @@ class Retry:
 
     attempts: int = setting(2, "further tries after the first", "tries", example=2, at_least=0, at_most=10)
     on: tuple[Cause, ...] = setting(
-        ("connect", "reset", "timeout", "502", "503", "504"), "what is worth another try",
-        example="[connect, reset]"
+        ("connect", "reset", "timeout", "502", "503", "504"),
+        "what is worth another try",
+        example="[connect, reset]",
     )
     budget: Ratio = setting(Ratio(0.2), "retries as a share of requests", example="20%", at_most=1)
     floor: float = setting(3.0, "retries that are always allowed", "per second", example=3, at_least=0)
@@ -126,8 +133,10 @@ class Retry:
 class Concurrency:
     """How many calls one pool may have under way; more are refused as overload, sheddable ones first."""
 
-    limit: int = setting(1024, "calls under way, all instances together", "calls", example=64, at_least=1,
-    short=True) target: Duration | None = setting(
+    limit: int = setting(
+        1024, "calls under way, all instances together", "calls", example=64, at_least=1, short=True
+    )
+    target: Duration | None = setting(
         None, "adapt the limit so that nine calls of ten stay under this", example="200ms"
     )
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from gateway.dialects.metadata import Signature
+from gateway.dialects.errors import InvalidPrediction
+from gateway.dialects.metadata import Signature, explain
 from gateway.dialects.protocol import Operation
-from gateway.dialects.tensors import InferRequest, InvalidPrediction
+from gateway.dialects.tensors import InferRequest
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import Refusal
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.promise import Eventual, Promise
-
-BAD_REQUEST = frozenset({"malformed_json", "malformed"})  # 400: not readable at all; others 422: readable,
-wrong
 
 
 class Signatures(Protocol):
@@ -57,7 +55,9 @@ def read_prediction(ctx: Context, signatures: Signatures) -> Eventual[InferReque
 
 
 def _read(ctx: Context, signature: Signature | None) -> InferRequest | Refusal:
-    assert ctx.target is not None and ctx.dialect is not None and ctx.request.body is not None
+    assert ctx.target is not None
+    assert ctx.dialect is not None
+    assert ctx.request.body is not None
     try:
         ctx.parsed = ctx.dialect.read_request(ctx.target, ctx.request.headers, ctx.request.body, signature)
     except InvalidPrediction as wrong:
@@ -66,10 +66,10 @@ def _read(ctx: Context, signature: Signature | None) -> InferRequest | Refusal:
 
 
 def refuse_invalid(wrong: InvalidPrediction, signature: Signature | None, policy: str = "") -> Refusal:
-    """Say what is wrong with a prediction and show the expected signature.
-
-    400: unreadable; 422: wrong tensors.
-    """
-    details: dict[str, object] = {} if signature is None else {"expected": signature.render()}
-    status = 400 if wrong.code in BAD_REQUEST else 422
-    return Refusal(status, wrong.code, wrong.message, policy=policy, details=details)
+    """Say what is wrong with a prediction and show the expected signature, as far as it is known."""
+    told = explain(wrong, signature)
+    retry_after = 1.0 if told.status == 503 else None
+    details = dict(told.details)
+    return Refusal(
+        told.status, told.code, told.message, policy=policy, retry_after=retry_after, details=details
+    )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gateway.dialects.protocol import Target
+from gateway.http.forwarded import Forwarding
 from gateway.http.message import Request
 from gateway.pipeline.chain import Chain
 from gateway.pipeline.pool import Pool
@@ -72,5 +73,7 @@ class Snapshot:
     pools: Mapping[str, Pool]
     endpoints: Mapping[str, Endpoint]
     find_endpoint: Callable[[Request], Found]
+    forwarding: Forwarding
     default_timeout: float = 60.0  # s
+    trace_share: float = 0.0  # of requests whose caller did not decide
     replay_limit: int = 64 * 1024  # bytes: bodies up to this are read whole, so that they can be sent twice

@@ -1,0 +1,148 @@
+"""Which endpoint takes a request: models by name, everything else by path, host, method and header.
+
+A model endpoint takes every URL that some dialect knows for its model. Others are kept in a tree of path
+segments: at each segment a literal goes before a `{parameter}`, that before a closing `/**`; at one place
+the endpoint with more conditions (methods, hosts, headers) goes first. What was found for a method and path
+is kept, so that a warm request costs one dict look-up, however many endpoints there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gateway.config.schema import Match
+from gateway.dialects.catalogue import recognise
+from gateway.http.message import Request
+from gateway.pipeline.snapshot import Endpoint, Found
+
+KEPT = 8192  # method-and-path pairs; paths that clients make up must not fill the memory
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An endpoint and the conditions beside its path, as bytes."""
+
+    endpoint: Endpoint
+    methods: frozenset[bytes]
+    hosts: tuple[bytes, ...]
+    headers: tuple[tuple[bytes, bytes], ...]
+
+    @classmethod
+    def of(cls, endpoint: Endpoint, match: Match) -> Route:
+        """Make a route from the checked config."""
+        return cls(
+            endpoint,
+            frozenset(method.encode() for method in match.methods),
+            tuple(host.lower().encode() for host in match.hosts),
+            tuple(sorted((name.lower().encode(), value.encode()) for name, value in match.headers.items())),
+        )
+
+    @property
+    def conditions(self) -> int:
+        """How much it asks beside the path: more goes first."""
+        return len(self.headers) * 4 + (2 if self.hosts else 0) + (1 if self.methods else 0)
+
+    @property
+    def by_path_alone(self) -> bool:
+        """Whether method and path decide."""
+        return not self.hosts and not self.headers
+
+    def takes(self, request: Request) -> bool:
+        """Tell whether the request meets the conditions, its method aside."""
+        if self.hosts and not any(_host_fits(pattern, request.host) for pattern in self.hosts):
+            return False
+        return all(request.header(name) == value for name, value in self.headers)
+
+
+def _host_fits(pattern: bytes, host: bytes) -> bool:
+    host = host.lower()
+    if not host.endswith(b"]") and b":" in host:
+        host = host.rpartition(b":")[0]
+    if pattern.startswith(b"*."):
+        return host.endswith(pattern[1:]) and len(host) > len(pattern) - 1
+    return host == pattern
+
+
+class _Node:
+    """One segment of the tree."""
+
+    __slots__ = ("literals", "parameter", "rest", "routes")
+
+    def __init__(self) -> None:
+        self.literals: dict[bytes, _Node] = {}
+        self.parameter: _Node | None = None
+        self.rest: list[Route] = []
+        self.routes: list[Route] = []
+
+
+class Routes:
+    """All endpoints of a snapshot. `find` is what Snapshot.find_endpoint is made of."""
+
+    __slots__ = ("_kept", "_models", "_root")
+
+    def __init__(self, models: Iterable[Endpoint], matched: Iterable[tuple[Endpoint, Match]]) -> None:
+        self._models = {endpoint.model: endpoint for endpoint in models}
+        self._root = _Node()
+        self._kept: dict[tuple[bytes, bytes], Found] = {}
+        for endpoint, match in matched:
+            self._add(match.path, Route.of(endpoint, match))
+
+    def _add(self, path: str, route: Route) -> None:
+        node = self._root
+        segments = path.encode().split(b"/")[1:]
+        for position, segment in enumerate(segments):
+            if segment == b"**" and position == len(segments) - 1:
+                node.rest.append(route)
+                node.rest.sort(key=lambda other: -other.conditions)
+                return
+            if segment.startswith(b"{") and segment.endswith(b"}"):
+                node.parameter = node.parameter or _Node()
+                node = node.parameter
+            else:
+                node = node.literals.setdefault(segment, _Node())
+        node.routes.append(route)
+        node.routes.sort(key=lambda other: -other.conditions)
+
+    def find(self, request: Request) -> Found:
+        """Return the endpoint that takes the request, and what its URL says in some dialect."""
+        key = (request.method, request.path)
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
+        target = recognise(request.method, request.path)
+        if target is not None:
+            endpoint = self._models.get(target.model)
+            if endpoint is not None or not target.model:
+                return self._keep(key, Found(endpoint, target))
+        candidates = list(_walk(self._root, request.path.split(b"/")[1:]))
+        fitting = [route for route in candidates if route.takes(request)]
+        for route in fitting:
+            if not route.methods or request.method in route.methods:
+                found = Found(route.endpoint, None)
+                return self._keep(key, found) if all(r.by_path_alone for r in candidates) else found
+        allowed = sorted({method.decode() for route in fitting for method in route.methods})
+        return Found(None, target, tuple(allowed))
+
+    def _keep(self, key: tuple[bytes, bytes], found: Found) -> Found:
+        if len(self._kept) >= KEPT:
+            self._kept.clear()
+        self._kept[key] = found
+        return found
+
+    def __repr__(self) -> str:
+        return f"<Routes {len(self._models)} models, {len(self._kept)} paths kept>"
+
+
+def _walk(node: _Node, segments: list[bytes]) -> Iterable[Route]:
+    """Yield every route whose path fits, most specific path first."""
+    if not segments:
+        yield from node.routes
+    else:
+        head, tail = segments[0], segments[1:]
+        literal = node.literals.get(head)
+        if literal is not None:
+            yield from _walk(literal, tail)
+        if node.parameter is not None and head:
+            yield from _walk(node.parameter, tail)
+        yield from node.rest

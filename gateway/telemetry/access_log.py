@@ -1,0 +1,175 @@
+"""The access log: one JSON line per request that says which policy decided and why.
+
+Records wait in a bounded queue and are written in batches by a thread of their own, so that a full disk, a
+slow terminal or a closed pipe never blocks the event loop: what can't be written is dropped and counted,
+and a dead sink is tried again after a while. The credential, the body and header values never reach a
+record.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+
+import orjson
+
+from gateway.pipeline.context import Context
+from gateway.pipeline.ports import Clock
+
+QUEUE = 65_536  # records that may wait
+BATCH = 512  # records of one write
+PAUSE = 0.05  # s between two looks at an empty queue
+AGAIN = 2.0  # s until a failed sink is tried again
+
+Record = tuple[object, ...]
+
+
+class AccessLog:
+    """Writes finished requests to stdout, stderr or a file."""
+
+    def __init__(
+        self, target: str, clock: Clock, *, chance: Callable[[], float], sample: float = 1.0
+    ) -> None:
+        """target: stdout, stderr, off or a path. sample: share of successful requests that are written."""
+        self.target = target
+        self.dropped = 0
+        self.written = 0
+        self._clock = clock
+        self._chance = chance
+        self._sample = sample
+        self._queue: deque[Context] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self._descriptor = -1
+        self._broken_until = 0.0
+        self._writer: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Open the target and begin to write."""
+        if self.target != "off":
+            self._writer = threading.Thread(target=self._run, name="access-log", daemon=True)
+            self._writer.start()
+
+    def observe(self, ctx: Context) -> None:
+        """Queue one finished request."""
+        if self._writer is None:
+            return
+        if self._sample < 1.0 and ctx.status < 400 and self._chance() >= self._sample:
+            return
+        if len(self._queue) >= QUEUE:
+            self.dropped += 1
+            return
+        self._queue.append(ctx)
+
+    def close(self) -> None:
+        """Write what is queued, for at most a second, and stop."""
+        self._closing = True
+        self._wake.set()
+        if self._writer is not None:
+            self._writer.join(timeout=1.0)
+
+    # In the writer's thread
+
+    def _run(self) -> None:
+        while True:
+            if not self._queue:
+                if self._closing:
+                    break
+                self._wake.wait(PAUSE)
+                continue
+            batch = []
+            while self._queue and len(batch) < BATCH:
+                batch.append(self._queue.popleft())
+            self._write(batch)
+        if self._descriptor > 2:
+            os.close(self._descriptor)
+
+    def _write(self, batch: list[Context]) -> None:
+        now = self._clock.now()
+        epoch = self._clock.wall() - now
+        if now < self._broken_until:
+            self.dropped += len(batch)
+            return
+        lines = b"".join(
+            [orjson.dumps(record(ctx, epoch), option=orjson.OPT_APPEND_NEWLINE) for ctx in batch]
+        )
+        try:
+            self._write_all(lines)
+            self.written += len(batch)
+        except OSError:
+            self.dropped += len(batch)
+            self._broken_until = now + AGAIN
+            if self._descriptor > 2:
+                os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _write_all(self, lines: bytes) -> None:
+        if self._descriptor < 0:
+            self._descriptor = self._open()
+        rest = memoryview(lines)
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+    def _open(self) -> int:
+        if self.target == "stdout":
+            return sys.__stdout__.fileno() if sys.__stdout__ else 1
+        if self.target == "stderr":
+            return sys.__stderr__.fileno() if sys.__stderr__ else 2
+        return os.open(self.target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
+def record(ctx: Context, epoch: float) -> dict[str, object]:
+    """Return what the log says of one request. Empty fields are left out; durations are milliseconds.
+
+    epoch: seconds between the monotonic clock's zero and the Unix epoch.
+    """
+    request = ctx.request
+    line: dict[str, object] = {
+        "time": round(epoch + ctx.finished, 3),
+        "request_id": ctx.request_id.decode("latin-1"),
+        "client": ctx.client,
+        "method": request.method.decode("latin-1"),
+        "path": request.path.decode("latin-1"),
+        "status": ctx.status,
+        "ms": round((ctx.finished - ctx.started) * 1000, 3),
+        "bytes_in": request.length or 0,
+        "bytes_out": ctx.body_sent,
+    }
+    if ctx.endpoint is not None:
+        line["endpoint"] = ctx.endpoint.name
+    if ctx.principal is not None:
+        line["principal"] = ctx.principal.name
+        if ctx.principal.plan:
+            line["plan"] = ctx.principal.plan
+        if ctx.principal.tenant:
+            line["tenant"] = ctx.principal.tenant
+    if ctx.attempts:
+        line["pool"] = "" if ctx.pool is None else ctx.pool.name
+        line["instance"] = "" if ctx.instance is None else ctx.instance.id
+        line["upstream_ms"] = round(ctx.upstream_seconds * 1000, 3)
+        if ctx.attempts > 1:
+            line["attempts"] = ctx.attempts
+    if ctx.version:
+        line["version"] = ctx.version
+    if ctx.arm:
+        line["arm"] = ctx.arm
+    if ctx.cache_status:
+        line["cache"] = ctx.cache_status.decode("latin-1")
+    if ctx.degraded:
+        line["degraded"] = ctx.degraded
+    if ctx.refusal is not None:
+        line["reason"] = ctx.refusal.code
+        line["policy"] = ctx.refusal.policy
+        line["decided_by"] = ctx.answered_by
+        line["why"] = ctx.refusal.message
+    elif ctx.error is not None:
+        line["reason"] = ctx.error.code
+        line["why"] = str(ctx.error)
+    elif ctx.answered_by:
+        line["decided_by"] = ctx.answered_by
+    if ctx.sampled:
+        line["trace_id"] = ctx.trace_id.decode("latin-1")
+    return line

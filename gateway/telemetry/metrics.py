@@ -1,0 +1,159 @@
+"""Counters and histograms of the traffic: integers in plain lists while requests run, Prometheus text when
+asked.
+
+A request costs a dict look-up and a few additions here (a labelled prometheus_client observation costs ten
+times that); a `prometheus_client` collector reads the integers at scrape time. Label values come from the
+configuration (endpoint, pool, policy, code), never from requests, so their number is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from gateway.governance.histogram import Histogram
+from gateway.pipeline.context import Context
+
+OTHER = "-"
+
+
+class Series:
+    """What is counted per endpoint and status."""
+
+    __slots__ = ("bytes_in", "bytes_out", "latency", "requests", "upstream")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.latency = Histogram()
+        self.upstream = Histogram()
+
+
+class Metrics:
+    """All counters of one worker. `observe` is on the request path; the rest is not."""
+
+    def __init__(self) -> None:
+        self.series: dict[tuple[str, int], Series] = {}
+        self.refusals: dict[tuple[str, str, str], int] = {}  # endpoint, policy, code
+        self.errors: dict[tuple[str, str], int] = {}  # endpoint, code
+        self.cache: dict[tuple[str, str], int] = {}  # endpoint, status
+        self.degraded: dict[tuple[str, str], int] = {}  # endpoint, step
+        self.pools: dict[tuple[str, str], int] = {}  # endpoint, pool
+        self.retries: dict[str, int] = {}  # pool
+        self.bugs = 0
+        self._gauges: list[Callable[[], Iterable[Metric]]] = []
+
+    def add_source(self, source: Callable[[], Iterable[Metric]]) -> None:
+        """Have further metrics read at scrape time (pools, registries, listeners)."""
+        self._gauges.append(source)
+
+    def observe(self, ctx: Context) -> None:
+        """Count one finished request."""
+        endpoint = OTHER if ctx.endpoint is None else ctx.endpoint.name
+        key = (endpoint, ctx.status)
+        series = self.series.get(key)
+        if series is None:
+            series = self.series[key] = Series()
+        series.requests += 1
+        series.latency.observe(ctx.finished - ctx.started)
+        series.bytes_out += ctx.body_sent
+        if ctx.request.length:
+            series.bytes_in += ctx.request.length
+        if ctx.upstream_seconds:
+            series.upstream.observe(ctx.upstream_seconds)
+        if ctx.pool is not None and ctx.attempts:
+            pool = ctx.pool.name
+            _count(self.pools, (endpoint, pool))
+            if ctx.attempts > 1:
+                self.retries[pool] = self.retries.get(pool, 0) + ctx.attempts - 1
+        if ctx.refusal is not None:
+            _count(self.refusals, (endpoint, ctx.refusal.policy or ctx.answered_by, ctx.refusal.code))
+        if ctx.error is not None:
+            _count(self.errors, (endpoint, ctx.error.code))
+        if ctx.cache_status:
+            _count(self.cache, (endpoint, ctx.cache_status.decode("latin-1")))
+        if ctx.degraded:
+            _count(self.degraded, (endpoint, ctx.degraded))
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield everything as Prometheus metric families (implements prometheus_client's Collector)."""
+        yield from self._collect_requests()
+        yield _counter(
+            "headgate_refusals", "Requests refused.", ("endpoint", "policy", "code"), self.refusals
+        )
+        yield _counter("headgate_errors", "Requests failed.", ("endpoint", "code"), self.errors)
+        yield _counter("headgate_cache", "What the cache said.", ("endpoint", "status"), self.cache)
+        yield _counter("headgate_degraded", "Lesser answers given.", ("endpoint", "step"), self.degraded)
+        yield _counter(
+            "headgate_pool_requests", "Requests by serving pool.", ("endpoint", "pool"), self.pools
+        )
+        retries = {(pool,): number for pool, number in self.retries.items()}
+        yield _counter("headgate_retries", "Tries after the first.", ("pool",), retries)
+        yield CounterMetricFamily("headgate_bugs", "Requests ended by a bug of the gateway.", value=self.bugs)
+        for source in self._gauges:
+            yield from source()
+
+    def _collect_requests(self) -> Iterator[Metric]:
+        labels = ("endpoint", "status")
+        requests = CounterMetricFamily("headgate_requests", "Requests answered.", labels=labels)
+        received = CounterMetricFamily("headgate_request_bytes", "Bytes of request bodies.", labels=labels)
+        sent = CounterMetricFamily("headgate_response_bytes", "Bytes of answers' bodies.", labels=labels)
+        latency = HistogramMetricFamily(
+            "headgate_request_seconds", "From the head's arrival to the last byte.", labels=labels
+        )
+        upstream = HistogramMetricFamily(
+            "headgate_upstream_seconds", "Until the instance's head, over all tries.", labels=labels
+        )
+        for (endpoint, status), series in sorted(self.series.items()):
+            values = (endpoint, str(status))
+            requests.add_metric(values, series.requests)
+            received.add_metric(values, series.bytes_in)
+            sent.add_metric(values, series.bytes_out)
+            latency.add_metric(values, _buckets(series.latency), series.latency.total)
+            if series.upstream.count:
+                upstream.add_metric(values, _buckets(series.upstream), series.upstream.total)
+        yield from (requests, received, sent, latency, upstream)
+
+    def text(self) -> bytes:
+        """Render the exposition format."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)  # type: ignore[arg-type]  # it has the one method that a Collector needs
+        return generate_latest(registry)
+
+
+def _count(counter: dict[tuple[str, ...], int], key: tuple[str, ...]) -> None:
+    counter[key] = counter.get(key, 0) + 1
+
+
+def _counter(
+    name: str, meaning: str, labels: tuple[str, ...], counts: dict[tuple[str, ...], int]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, meaning, labels=labels)
+    for values, number in sorted(counts.items()):
+        family.add_metric(values, number)
+    return family
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Return cumulative buckets as Prometheus wants them, the last one +Inf."""
+    buckets, running = [], 0
+    for bound, number in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+        running += number
+        buckets.append(("+Inf" if bound == float("inf") else repr(bound), float(running)))
+    return buckets
+
+
+def gauge(name: str, meaning: str, labels: tuple[str, ...], values: dict[tuple[str, ...], float]) -> Metric:
+    """Make a gauge family from label values and numbers."""
+    family = GaugeMetricFamily(name, meaning, labels=labels)
+    for key, number in sorted(values.items()):
+        family.add_metric(key, number)
+    return family
