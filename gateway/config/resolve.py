@@ -10,10 +10,16 @@ A candidate with `enforce` False never stops that walk: it is recorded beside th
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from fnmatch import fnmatchcase
+from typing import Any
 
-from gateway.config.kind import Origin
+from gateway.config.kind import Kind, Origin, Placed, Reference, Referring
+from gateway.config.schema import EndpointConfig, PolicyConfig, Schema, Verbs
 from gateway.config.units import Instant
 
 
@@ -67,3 +73,253 @@ class Candidate:
     def holds(self, wall: float) -> bool:
         """Whether its time is now; wall: seconds since the epoch."""
         return (self.from_ is None or wall >= self.from_) and (self.until is None or wall < self.until)
+
+
+# Which policies are meant
+
+
+def is_glob(pattern: str) -> bool:
+    """Whether an endpoint pattern names no endpoint by itself."""
+    return any(sign in pattern for sign in "*?[")
+
+
+def names_endpoint(policy: PolicyConfig, endpoint: str) -> Rank | None:
+    """Return NAMED or GLOB for a policy that is for the endpoint, else None."""
+    if endpoint in policy.applies_to.endpoints:
+        return Rank.NAMED
+    matching = any(fnmatchcase(endpoint, pattern) for pattern in policy.applies_to.endpoints)
+    return Rank.GLOB if matching else None
+
+
+def who_of(policy: PolicyConfig) -> Who | None:
+    """Return whom a policy is bound to, None for everybody."""
+    to = policy.applies_to
+    who = Who(frozenset(to.principals), frozenset(to.plans), frozenset(to.tenants))
+    return None if who == Who() else who
+
+
+def rank_of(who: Who | None, on_endpoint: Rank) -> Rank:
+    """Return a policy's rank from whom it is bound to, else from how it names the endpoint."""
+    if who is None:
+        return on_endpoint
+    if who.principals:
+        return Rank.PRINCIPAL
+    return Rank.TENANT if who.tenants else Rank.PLAN
+
+
+# The candidates of an endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A candidate with what decides between two of the same rank: how it names the endpoint."""
+
+    candidate: Candidate
+    named: Rank
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """The higher is the more specific."""
+        return (self.candidate.rank, self.named)
+
+
+def candidates(schema: Schema, kinds: Iterable[Kind[Any]], endpoint: str) -> dict[str, tuple[Candidate, ...]]:
+    """Return an endpoint's request verbs, each with its candidates, the most specific first.
+
+    Candidates of the same rank keep the order of the files. Verbs without any candidate are left out.
+    """
+    wanted = {kind.name for kind in kinds if kind.scope == "request"}
+    found: dict[str, list[Ranked]] = {}
+    for ranked in ranked_candidates(schema, endpoint):
+        if ranked.candidate.verb in wanted:
+            found.setdefault(ranked.candidate.verb, []).append(ranked)
+    return {
+        verb: tuple(one.candidate for one in sorted(all_of, key=lambda one: one.order, reverse=True))
+        for verb, all_of in found.items()
+    }
+
+
+def ranked_candidates(schema: Schema, endpoint: str) -> Iterator[Ranked]:
+    """Yield every verb of whatever scope that may hold for the endpoint, in no particular order of rank."""
+    if endpoint in schema.overrides:
+        override = schema.overrides[endpoint]
+        for verb, placed in _each(override.verbs):
+            yield _ranked(verb, placed, Rank.OVERRIDE, until=override.until)
+    for principal in schema.principals.values():
+        for verb, placed in _each(principal.verbs):
+            yield _ranked(verb, placed, Rank.PRINCIPAL, who=Who(principals=frozenset((principal.name,))))
+    for plan in schema.plans.values():
+        for verb, placed in _each(plan.verbs):
+            yield _ranked(verb, placed, Rank.PLAN, who=Who(plans=frozenset((plan.name,))))
+    if endpoint in schema.endpoints:
+        for verb, placed in _each(schema.endpoints[endpoint].verbs):
+            yield _ranked(verb, placed, Rank.ENDPOINT)
+    for policy in schema.policies.values():
+        named = names_endpoint(policy, endpoint)
+        if named is not None:
+            yield from _of_policy(policy, named)
+
+
+def _of_policy(policy: PolicyConfig, named: Rank) -> Iterator[Ranked]:
+    who = who_of(policy)
+    for verb, placed in _each(policy.verbs):
+        yield Ranked(
+            Candidate(
+                verb,
+                placed.value,
+                rank_of(who, named),
+                placed.origin.policy,
+                who,
+                policy.enforce,
+                policy.from_,
+                policy.until,
+                placed.origin,
+            ),
+            named,
+        )
+
+
+def _ranked(
+    verb: str, placed: Placed[object], rank: Rank, who: Who | None = None, until: Instant | None = None
+) -> Ranked:
+    origin = placed.origin
+    candidate = Candidate(verb, placed.value, rank, origin.policy, who, until=until, origin=origin)
+    return Ranked(candidate, Rank.NAMED)
+
+
+def _each(verbs: Verbs) -> Iterator[tuple[str, Placed[object]]]:
+    for verb, all_placed in verbs.items():
+        for placed in all_placed:
+            yield verb, placed
+
+
+def collide(first: Candidate, second: Candidate) -> bool:
+    """Whether one request at one time could meet both, so that of equal rank neither would win."""
+    return (
+        first.enforce == second.enforce
+        and _times_overlap(first, second)
+        and _people_overlap(first.who or Who(), second.who or Who())
+    )
+
+
+def _times_overlap(first: Candidate, second: Candidate) -> bool:
+    starts = max(first.from_ or -math.inf, second.from_ or -math.inf)
+    ends = min(first.until or math.inf, second.until or math.inf)
+    return starts < ends
+
+
+def _people_overlap(first: Who, second: Who) -> bool:
+    pairs = (
+        (first.principals, second.principals),
+        (first.plans, second.plans),
+        (first.tenants, second.tenants),
+    )
+    return all(not one or not other or one & other for one, other in pairs)
+
+
+# Where an endpoint's requests can go
+
+
+def newest_version(endpoint: EndpointConfig) -> str | None:
+    """Return the version with the highest number; `1.10` is newer than `1.9`."""
+    return max(endpoint.versions, key=_natural, default=None)
+
+
+def _natural(version: str) -> list[tuple[int, int, str]]:
+    parts = re.findall(r"\d+|\D+", version)
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
+
+
+def target_pool(schema: Schema, endpoint: EndpointConfig, target: str) -> str | None:
+    """Return the pool that a target means for an endpoint, None when it means nothing there.
+
+    A target is a label, a version, `newest`, a pool's name, or the registry's `version:` of one of the
+    endpoint's pools (`v2`); looked up in this order.
+    """
+    version = endpoint.labels.get(target, target)
+    if version in endpoint.versions:
+        return endpoint.versions[version]
+    if target == "newest" and endpoint.versions:
+        return endpoint.versions[newest_version(endpoint) or ""]
+    if target in schema.pools:
+        return target
+    for pool in endpoint.versions.values():
+        if pool in schema.pools and schema.pools[pool].version == target:
+            return pool
+    return None
+
+
+def references(value: object) -> Iterable[Reference]:
+    """Return the names a verb's struct speaks of."""
+    return value.names() if isinstance(value, Referring) else ()
+
+
+def referred_pool(schema: Schema, endpoint: EndpointConfig, reference: Reference) -> str | None:
+    """Return the pool a reference leads to, None when it leads to none or is no such reference."""
+    match reference.kind:
+        case "pool":
+            return reference.name if reference.name in schema.pools else None
+        case "version":
+            return endpoint.versions.get(reference.name)
+        case "label":
+            return endpoint.versions.get(endpoint.labels.get(reference.name, ""))
+        case "target":
+            return target_pool(schema, endpoint, reference.name)
+    return None
+
+
+def reach(schema: Schema, endpoint: str, fallback: bool | None = None) -> tuple[str, ...]:
+    """Return the pools that an endpoint's requests can come to, sorted.
+
+    fallback: True only those of a lesser answer, False only the others, None all.
+    """
+    config = schema.endpoints[endpoint]
+    found = set() if fallback else {pool for pool in config.versions.values() if pool in schema.pools}
+    for ranked in ranked_candidates(schema, endpoint):
+        for reference in references(ranked.candidate.value):
+            if reference.reached and fallback in (None, reference.fallback):
+                pool = referred_pool(schema, config, reference)
+                found |= {pool} if pool else set()
+    return tuple(sorted(found))
+
+
+# Pool verbs
+
+
+def pool_verb_sources(
+    schema: Schema, kinds: Iterable[Kind[Any]], pool: str
+) -> dict[str, tuple[Candidate, ...]]:
+    """Return what is said of a pool: per verb its own page's value, else one per endpoint that reaches it.
+
+    Per endpoint the most specific wins (its page, a policy naming it, a policy with a glob). A pool's own
+    page beats policies but not an endpoint's page: those stand side by side, and must not disagree.
+    """
+    wanted = {kind.name for kind in kinds if kind.scope == "pool"}
+    found: dict[str, list[Candidate]] = {}
+    for verb, placed in _each(schema.pools[pool].verbs):
+        if verb in wanted:
+            found.setdefault(verb, []).append(_ranked(verb, placed, Rank.ENDPOINT).candidate)
+    own = frozenset(found)
+    for endpoint in schema.endpoints:
+        if pool not in reach(schema, endpoint):
+            continue
+        for verb, candidate in _strongest(schema, endpoint, wanted).items():
+            if verb not in own or candidate.rank >= Rank.ENDPOINT:
+                found.setdefault(verb, []).append(candidate)
+    return {verb: tuple(all_of) for verb, all_of in found.items()}
+
+
+def _strongest(schema: Schema, endpoint: str, wanted: set[str]) -> dict[str, Candidate]:
+    strongest: dict[str, Candidate] = {}
+    for ranked in ranked_candidates(schema, endpoint):
+        one = ranked.candidate
+        if one.verb in wanted and one.enforce:
+            known = strongest.get(one.verb)
+            strongest[one.verb] = one if known is None or one.rank > known.rank else known
+    return strongest
+
+
+def pool_verbs(schema: Schema, kinds: Iterable[Kind[Any]], pool: str) -> dict[str, Placed[object]]:
+    """Return a pool's effective pool verbs; check.py has made sure that the sources agree."""
+    sources = pool_verb_sources(schema, kinds, pool)
+    return {verb: Placed(all_of[0].value, all_of[0].origin) for verb, all_of in sources.items()}
