@@ -12,13 +12,14 @@ share is its choice of `scope`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Final
 
 import numpy as np
 import orjson
 
-from gateway.dialects.tensors import NOTHING, Array, InferRequest, Tensor, little_endian
+from gateway.dialects.tensors import Array, InferRequest, Tensor, little_endian
 
 KEY_BYTES: Final = 16
 _ABOUT_DELIVERY: Final = frozenset(("id", "timeout", "priority", "trace"))
@@ -85,8 +86,8 @@ def _one_zero_one_nan(data: Array) -> Array:
     return clean
 
 
-def _settings(params: object) -> bytes:
-    if params is NOTHING or not isinstance(params, dict):
+def _settings(params: Mapping[str, object]) -> bytes:
+    if not params:
         return b"{}"
     kept = {name: value for name, value in params.items() if name not in _ABOUT_DELIVERY}
     return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)

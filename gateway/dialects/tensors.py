@@ -18,7 +18,7 @@ reading that decimal as a double and rounding once more lands on the same float3
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from math import prod
 from types import MappingProxyType
@@ -78,7 +78,7 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     data: Array | list[bytes]
-    params: Mapping[str, object] = NOTHING
+    params: Mapping[str, object] = field(default_factory=lambda: NOTHING)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
