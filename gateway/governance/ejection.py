@@ -1,0 +1,198 @@
+"""Passive ejection: an instance that fails while the others do not is left alone for a while.
+
+Two detectors read the outcomes of real traffic, and both leave the judged instance out of what they
+compare it with, so an incident that hits everybody ejects nobody:
+
+- consecutive: `consecutive` failures in a row, while the others mostly succeed. Finds a dead instance. -
+CUSUM: a one-sided sequential test of the instance's failures against q0, 1.5 times the share that the
+others
+  have. For each of several worse shares q1 a statistic gathers log-likelihood and never falls below zero:
+
+      S = max(0, S + ln(q1 / q0))               after a failure
+      S = max(0, S + ln((1 - q1) / (1 - q0)))   after a success
+
+  The instance is out when any S exceeds ln(2e5). In simulation this finds a host that fails 5 % of 5 calls/s
+  among others that fail 0.2 % within 16 s, where failures in a row never do, without a false ejection.
+
+Never more than `max_share` of the pool is out at once (one of a pool of two or more always may be), and
+never the last one. An ejection lasts `base`, twice as long with each relapse up to `longest`. A failure
+before the first success after the return is a relapse; health for as long as the last ejection lasted
+pays the debt off.
+
+Source: Page (1954); Envoy's outlier detection and its users' complaints (#18752, #34796, #40697).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from math import exp, inf, log
+
+RATIOS = (3.0, 10.0, 30.0, 100.0)
+"""How many times worse than the others: one statistic each."""
+THRESHOLD = log(2e5)
+TOLERANCE = 1.5
+FORGET = 50.0
+"""Seconds, time constant of the shares."""
+RECENT = 0.2
+"""Weight of the last outcome in an instance's recent share of failures."""
+HEARD = 10.0
+"""Seconds for which a recent share is worth something."""
+REFRESH = 0.25
+"""Seconds for which the comparison with the others is kept while nothing fails."""
+WORST = 0.95
+"""Shares are not believed to be worse than this: the logarithms need something to be left."""
+
+
+class _Track:
+    """What is known of one instance."""
+
+    __slots__ = (
+        "calls",
+        "compared_at",
+        "failures",
+        "heard_at",
+        "in_a_row",
+        "on_probation",
+        "out_for",
+        "out_until",
+        "recent",
+        "relapses",
+        "statistics",
+        "steps_down",
+    )
+
+    def __init__(self) -> None:
+        self.calls = 0.0  # decayed, as `failures` is
+        self.failures = 0.0
+        self.heard_at = -inf
+        self.recent = 0.0  # share of failures among the last few calls
+        self.in_a_row = 0
+        self.statistics = [0.0] * len(RATIOS)
+        self.steps_down = [0.0] * len(RATIOS)  # what a success adds to each
+        self.compared_at = -inf
+        self.out_until = -inf
+        self.out_for = 0.0
+        self.relapses = 0
+        self.on_probation = False  # back, and not one success yet
+
+
+class Ejector:
+    """Watches the instances of one pool, by key.
+
+    consecutive: failures in a row. base, longest: seconds out, at first and at most. max_share: of the
+    pool, out at once.
+    """
+
+    __slots__ = ("_tracks", "base", "consecutive", "ejections", "longest", "max_share")
+
+    def __init__(
+        self, *, consecutive: int = 5, base: float = 5.0, longest: float = 60.0, max_share: float = 0.5
+    ) -> None:
+        self.consecutive = consecutive
+        self.base = base
+        self.longest = max(base, longest)
+        self.max_share = max_share
+        self.ejections = 0  # so far
+        self._tracks: dict[str, _Track] = {}
+
+    def record(self, key: str, ok: bool, now: float, size: int) -> float | None:
+        """Learn one outcome of instance `key` of a pool of `size`.
+
+        Returns the instant until which it is to be left alone when this outcome ejects it, else None.
+        """
+        track = self._tracks.get(key)
+        if track is None:
+            track = self._tracks[key] = _Track()
+        if now < track.out_until:
+            return None  # a call that was under way when it was ejected
+        _learn(track, ok, now)
+        if ok:
+            self._succeeded(track, now)
+            return None
+        return self._eject(track, now) if self._is_outlier(track, now) and self._has_room(now, size) else None
+
+    def retain(self, keys: Set[str]) -> None:
+        """Forget everybody else: the pool's members changed."""
+        for key in self._tracks.keys() - keys:
+            del self._tracks[key]
+
+    def ejected(self, now: float) -> list[str]:
+        """Who is out now."""
+        return [key for key, track in self._tracks.items() if now < track.out_until]
+
+    # The detectors
+
+    def _succeeded(self, track: _Track, now: float) -> None:
+        track.on_probation = False
+        if track.relapses and now >= track.out_until + track.out_for:
+            track.relapses = 0
+        if now >= track.compared_at + REFRESH:
+            q0 = self._compare(track, now)
+            track.steps_down = [log((1 - min(WORST, ratio * q0)) / (1 - q0)) for ratio in RATIOS]
+            track.compared_at = now
+        _step(track, track.steps_down)
+
+    def _is_outlier(self, track: _Track, now: float) -> bool:
+        q0 = self._compare(track, now)
+        track.compared_at = -inf
+        _step(track, [log(min(WORST, ratio * q0) / q0) for ratio in RATIOS])
+        enough = 1 if track.on_probation else self.consecutive
+        return (track.in_a_row >= enough and q0 < 0.5) or max(track.statistics) > THRESHOLD
+
+    def _compare(self, track: _Track, now: float) -> float:
+        """Return q0: the others' share of failures, long-term or recent, whichever is worse, and
+        tolerance."""
+        calls = failures = recent = 0.0
+        heard = 0
+        for other in self._tracks.values():
+            if other is track or now < other.out_until:
+                continue
+            weight = exp(min(0.0, other.heard_at - now) / FORGET)
+            calls += other.calls * weight
+            failures += other.failures * weight
+            if now - other.heard_at < HEARD:
+                recent += other.recent
+                heard += 1
+        share = (failures + 0.5) / (calls + 100.0)  # a prior of 0.5 %, worth a hundred calls
+        return min(WORST, TOLERANCE * max(share, recent / heard if heard else 0.0))
+
+    # Going out
+
+    def _has_room(self, now: float, size: int) -> bool:
+        out = len(self.ejected(now))
+        return out < max(1, int(self.max_share * size)) and out + 1 < size
+
+    def _eject(self, track: _Track, now: float) -> float:
+        track.out_for = min(self.longest, self.base * 2.0 ** min(track.relapses, 30))
+        track.out_until = now + track.out_for
+        track.relapses += 1
+        track.on_probation = True
+        track.in_a_row = 0
+        track.recent = 0.0
+        track.statistics = [0.0] * len(RATIOS)
+        self.ejections += 1
+        return track.out_until
+
+    def __repr__(self) -> str:
+        return f"<Ejector {len(self._tracks)} watched, {self.ejections} ejections>"
+
+
+def _learn(track: _Track, ok: bool, now: float) -> None:
+    weight = exp(min(0.0, track.heard_at - now) / FORGET)
+    track.calls = track.calls * weight + 1.0
+    track.failures *= weight
+    track.heard_at = now
+    track.recent *= 1.0 - RECENT
+    if ok:
+        track.in_a_row = 0
+    else:
+        track.in_a_row += 1
+        track.failures += 1.0
+        track.recent += RECENT
+
+
+def _step(track: _Track, steps: list[float]) -> None:
+    track.statistics = [
+        total if total > 0.0 else 0.0  # noqa: FURB136  # max() costs twice as much, four times per call
+        for total in map(float.__add__, track.statistics, steps)
+    ]

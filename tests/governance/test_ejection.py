@@ -1,0 +1,150 @@
+"""Ejection finds the sick among the well, spares everybody in an incident, and never empties a pool."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.governance.ejection import Ejector
+
+POOL = ["a", "b", "c", "d"]
+
+
+def healthy(ejector: Ejector, now: float, calls: int = 50, keys=POOL) -> None:
+    for _ in range(calls):
+        for key in keys:
+            assert ejector.record(key, True, now, len(POOL)) is None
+
+
+def fail(ejector: Ejector, key: str, now: float, times: int = 1, size: int = len(POOL)) -> float | None:
+    until = None
+    for _ in range(times):
+        until = ejector.record(key, False, now, size)
+    return until
+
+
+def test_failures_in_a_row_eject_an_instance_while_the_others_are_well():
+    ejector = Ejector(consecutive=5, base=5)
+    healthy(ejector, 0)
+    assert fail(ejector, "a", 1, times=2) is None
+    until = next(filter(None, (fail(ejector, "a", 1) for _ in range(3))))
+    assert until == 6
+    assert ejector.ejected(5.9) == ["a"]
+    assert ejector.ejected(6) == []
+
+
+def test_outcomes_of_an_ejected_instance_change_nothing():
+    ejector = Ejector(consecutive=2)
+    healthy(ejector, 0)
+    fail(ejector, "a", 1, times=2)
+    assert ejector.ejected(2) == ["a"]
+    assert fail(ejector, "a", 2, times=50) is None
+    assert ejector.ejections == 1
+
+
+def test_an_incident_that_hits_everybody_ejects_nobody():
+    ejector = Ejector()
+    healthy(ejector, 0)
+    for i in range(200):
+        for key in POOL:
+            assert ejector.record(key, False, 1 + i * 0.01, len(POOL)) is None
+
+
+def test_a_failure_right_after_the_return_is_a_relapse_and_lasts_twice_as_long():
+    ejector = Ejector(consecutive=2, base=5, longest=12)
+    healthy(ejector, 0)
+    until = fail(ejector, "a", 1, times=2)
+    durations = []
+    for _ in range(3):
+        healthy(ejector, until, keys=POOL[1:])
+        start = until
+        until = fail(ejector, "a", start)
+        assert until is not None
+        durations.append(until - start)
+    assert durations == [10, 12, 12]
+
+
+def test_health_after_the_return_pays_the_debt_off():
+    ejector = Ejector(consecutive=2, base=5)
+    healthy(ejector, 0)
+    until = fail(ejector, "a", 1, times=2)
+    healthy(ejector, until)
+    healthy(ejector, until + 5)
+    assert fail(ejector, "a", until + 5) is None
+    assert fail(ejector, "a", until + 5) == until + 10
+
+
+@pytest.mark.parametrize(("size", "most"), [(1, 0), (2, 1), (3, 1), (4, 2), (10, 5)])
+def test_no_more_than_its_share_of_the_pool_is_ever_out(size, most):
+    ejector = Ejector(consecutive=3, max_share=0.5)
+    keys = [str(i) for i in range(size)]
+    for victim in keys:
+        for _ in range(100):
+            for key in keys:
+                ejector.record(key, True, 0, size)
+        fail(ejector, victim, 0.1, times=3, size=size)
+    assert len(ejector.ejected(0.2)) == most
+
+
+@given(
+    st.integers(1, 6),
+    st.floats(0, 1),
+    st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.floats(0, 1)), max_size=400),
+)
+def test_the_last_instance_always_stays(size, max_share, calls):
+    ejector = Ejector(consecutive=1, base=5, max_share=max_share)
+    now = 0.0
+    for index, ok, gap in calls:
+        now += gap
+        ejector.record(str(index % size), ok, now, size)
+        out = len(ejector.ejected(now))
+        assert out == 0 or out < size
+        assert out <= max(1, int(max_share * size))
+
+
+def run(
+    bad_share: float, seconds: float, seed: int, rate: float = 5, hosts: int = 20
+) -> tuple[float | None, int]:
+    """Simulate one host that fails `bad_share` among others that fail 0.2 %: when it went out, others
+    ejected."""
+    chance = random.Random(seed)
+    ejector = Ejector(consecutive=5, base=1e9, longest=1e9, max_share=0.1)
+    found, false = None, 0
+    calls = int(seconds * rate * hosts)
+    for i in range(calls):
+        now = i / (rate * hosts)
+        host = chance.randrange(hosts)
+        ok = chance.random() >= (bad_share if host == 0 else 0.002)
+        if ejector.record(str(host), ok, now, hosts) is not None:
+            if host == 0 and found is None:
+                found = now
+            elif host:
+                false += 1
+    return found, false
+
+
+def test_a_host_that_fails_five_percent_at_five_calls_a_second_is_found_within_a_minute_and_nobody_else():
+    found, false = zip(*(run(0.05, 120, seed) for seed in range(6)), strict=True)
+    assert sum(false) == 0
+    assert sorted(at if at is not None else 999 for at in found)[3] < 60
+
+
+def test_a_host_that_fails_one_call_of_five_is_found_within_twenty_seconds():
+    found, false = run(0.2, 30, seed=1)
+    assert false == 0
+    assert found is not None
+    assert found < 20
+
+
+def test_healthy_hosts_are_not_ejected_for_chance():
+    assert run(0.002, 600, seed=7) == (None, 0)
+
+
+def test_members_that_left_are_forgotten():
+    ejector = Ejector(consecutive=1)
+    healthy(ejector, 0)
+    fail(ejector, "a", 1)
+    ejector.retain({"b", "c"})
+    assert ejector.ejected(1) == []
+    assert repr(ejector) == "<Ejector 2 watched, 1 ejections>"
