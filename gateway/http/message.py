@@ -26,13 +26,25 @@ class Request:
     """One request's head, and its body once somebody needed it whole.
 
     target: as received (origin-form, or `*`). path: normalised once by the parser (percent-decoded unreserved
-    characters, no dot segments), the only path that endpoints, authorisation, cache keys and the upstream see.
-    query: without `?`, b"" if none. length: bytes of body announced; None = chunked; 0 = no body.
-    body: the complete body, or None while it is still streaming past.
-    minor: HTTP/1.<minor> as the client spoke it.
+    characters, no dot segments), the only path that endpoints, authorisation, cache keys and the upstream
+    see. query: without `?`, b"" if none. length: bytes of body announced; None = chunked; 0 = no body.
+    body: the complete body, or None while it is still streaming past. minor: HTTP/1.<minor> as the client
+    spoke it. keep_alive, expect_continue: what it wished for its connection.
     """
 
-    __slots__ = ("body", "headers", "host", "length", "method", "minor", "path", "query", "target")
+    __slots__ = (
+        "body",
+        "expect_continue",
+        "headers",
+        "host",
+        "keep_alive",
+        "length",
+        "method",
+        "minor",
+        "path",
+        "query",
+        "target",
+    )
 
     def __init__(
         self,
@@ -46,6 +58,8 @@ class Request:
         minor: int = 1,
         length: int | None = 0,
         body: bytes | None = b"",
+        keep_alive: bool = True,
+        expect_continue: bool = False,
     ) -> None:
         self.method = method
         self.target = target or (path + b"?" + query if query else path)
@@ -56,6 +70,8 @@ class Request:
         self.minor = minor
         self.length = length
         self.body = body
+        self.keep_alive = keep_alive
+        self.expect_continue = expect_continue
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of the field `name` (lower-case), or None."""
@@ -68,9 +84,10 @@ class Request:
 class Response:
     """One response's head, and its body when it is already whole.
 
-    body: bytes when the message is complete as it stands (a filter's answer, or an upstream response that came in
-    one read); None when chunks follow. length: bytes announced by the upstream; None = unknown (chunked or until
-    close). A response to HEAD, a 204 or a 304 has body b"" and keeps the announced length for its header.
+    body: bytes when the message is complete as it stands (a filter's answer, or an upstream response that
+    came in one read); None when chunks follow. length: bytes announced by the upstream; None = unknown
+    (chunked or until close). A response to HEAD, a 204 or a 304 has body b"" and keeps the announced length
+    for its header.
     """
 
     __slots__ = ("body", "headers", "length", "status")

@@ -1,0 +1,322 @@
+"""Heads of HTTP/1.1 messages: bytes in, a `Request` or `Response` out, in one call. Sans-io, strict.
+
+The rule is *refuse, don't repair*: whatever two implementations could read differently (RFC 9112 §11.2) is
+an error here, so nothing ambiguous is ever forwarded. A head is read by whole-buffer operations at C speed:
+one `split` at CRLF; one `translate` that counts control characters, which proves at once that there is no
+bare CR or LF, no NUL, no other control; one table look-up per field name. Measured on a 250-byte head of
+seven fields, CPython 3.11, best of 7, cutting into fields only: this way 1.4 µs, one possessive regex with
+`findall` 1.9 µs, httptools with a Python callback per field 1.4 µs; and httptools would still have to be
+guarded against `Transfer-Encoding: xchunked`, several Hosts and more. The whole of `parse_request`: 2.9 µs.
+
+The caller cuts the head: everything up to and including the first empty line.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.http.framing import UNTIL_CLOSE, BadFraming, body_of_response, read_length
+from gateway.http.message import Headers, Request, Response
+from gateway.http.target import BadTarget, read_authority, split_absolute, split_target
+
+
+class BadRequest(Exception):
+    """A request head that is refused. status: 400, 414, 417, 431, 501 or 505; code: stable, for machines."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class BadResponse(Exception):
+    """An upstream's head that can't be trusted; the caller answers 502."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """Bounds of one head. head: bytes in all; target: bytes; fields: how many; underscores: may names hold
+    `_`.
+
+    CGI-like servers read `X_Real_Ip` and `X-Real-Ip` as the same field: refused unless a site needs it.
+    """
+
+    head: int = 32768
+    target: int = 8192
+    fields: int = 100
+    underscores: bool = False
+
+
+_CONTROLS: Final = bytes(code for code in range(0x20) if code != 0x09) + b"\x7f"
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
+_METHOD = re.compile(rb"[A-Z]++(?:-[A-Z]++)*+")
+_VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t -~\x80-\xff]*+)?")
+_UNFINISHED = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\A[ \t]")
+
+_METHODS: Final = frozenset(b"DELETE GET HEAD OPTIONS PATCH POST PUT".split())
+_SPECIAL_REQUEST: Final = frozenset(
+    (b"connection", b"content-length", b"expect", b"host", b"transfer-encoding")
+)
+_SPECIAL_RESPONSE: Final = frozenset((b"connection", b"content-length", b"transfer-encoding"))
+
+# Field names as clients spell them -> lower case. Grows by what is met, up to a bound; unknown names are
+# checked each time once it is full. Shared by all connections: it holds names only, never a value.
+_NAMES: dict[bytes, bytes] = {}
+_NAMES_BOUND: Final = 2048
+_LONGEST_NAME: Final = 256
+
+
+def _learn_name(raw: bytes, limits: HeadLimits) -> bytes:
+    """Check a field name and return it in lower case. Raises ValueError with the reason."""
+    if raw[:1] in (b" ", b"\t"):
+        raise ValueError("a field is folded over two lines")  # RFC 9112 §5.2
+    if not _TOKEN.fullmatch(raw) or len(raw) > _LONGEST_NAME:
+        raise ValueError("a field name is malformed")  # also a space before the colon, RFC 9112 §5.1
+    name = raw.lower()
+    if b"_" in name:
+        if not limits.underscores:
+            raise ValueError("a field name holds an underscore")
+    elif len(_NAMES) < _NAMES_BOUND and len(raw) <= 64:
+        _NAMES[raw] = name
+    return name
+
+
+def _read_fields(
+    lines: list[bytes], limits: HeadLimits, special_names: frozenset[bytes]
+) -> tuple[Headers, Headers]:
+    """Return all fields, and once more those whose names matter to framing. Raises ValueError."""
+    headers: Headers = []
+    special: Headers = []
+    known = _NAMES
+    for line in lines[1:-2]:
+        raw, colon, value = line.partition(b":")
+        if not colon:
+            raise ValueError("a field has no colon")
+        name = known.get(raw) or _learn_name(raw, limits)
+        field = (name, value.strip(b" \t"))
+        headers.append(field)
+        if name in special_names:
+            special.append(field)
+    return headers, special
+
+
+def _split_lines(head: bytes) -> list[bytes]:
+    """Return the head's lines and two empty ones. Raises ValueError for stray control characters."""
+    lines = head.split(b"\r\n")
+    if len(head) - len(head.translate(None, _CONTROLS)) != 2 * len(lines) - 2:
+        raise ValueError("a control character, or a CR or LF that stands alone")  # RFC 9112 §2.2
+    if len(lines) < 3 or lines[-1] or lines[-2]:
+        raise ValueError("the head does not end in an empty line")
+    return lines
+
+
+# Requests
+
+
+def parse_request(head: bytes, limits: HeadLimits) -> Request:
+    """Return the request of one complete head, its body still None when one is announced.
+
+    Raises BadRequest.
+    """
+    if len(head) > limits.head:
+        raise BadRequest(431, "head_too_large", "the request's head is too large")
+    try:
+        lines = _split_lines(head)
+        method, target, minor = _read_request_line(lines[0], limits)
+        if len(lines) - 3 > limits.fields:
+            raise BadRequest(431, "too_many_fields", "the request has too many fields")
+        headers, special = _read_fields(lines, limits, _SPECIAL_REQUEST)
+        return _frame_request(method, target, minor, headers, special)
+    except BadTarget as error:
+        raise BadRequest(400, "bad_target", str(error)) from None
+    except BadFraming as error:
+        raise BadRequest(400, "bad_framing", str(error)) from None
+    except ValueError as error:
+        raise BadRequest(400, "bad_request", str(error)) from None
+
+
+def check_unfinished(part: bytes, seen: int, limits: HeadLimits) -> None:
+    """Refuse early what can't become a good head any more, before its end has come. Raises BadRequest.
+
+    Without it a client that sends bare LFs would wait for the header timeout instead of its 400. seen:
+    bytes of `part` that were checked before, so that a client that drips bytes costs no more than one that
+    doesn't.
+    """
+    if len(part) > limits.head:
+        raise BadRequest(431, "head_too_large", "the request's head is too large")
+    if _UNFINISHED.search(part, max(seen - 1, 0)):
+        raise BadRequest(400, "bad_request", "a control character, or a CR or LF that stands alone")
+    line, ended, _ = part.partition(b"\r\n")
+    if not ended and len(line) > limits.target + 48:
+        raise BadRequest(414, "target_too_long", "the request's target is too long")
+    if ended:
+        _read_request_line(line, limits)
+
+
+def _read_request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, bytes, int]:
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        raise BadRequest(400, "bad_request_line", "the request line is not METHOD TARGET VERSION")
+    method, target, version = parts
+    if version == b"HTTP/1.1":
+        minor = 1
+    elif version == b"HTTP/1.0":
+        minor = 0
+    elif _VERSION.fullmatch(version):
+        raise BadRequest(505, "bad_version", "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    else:
+        raise BadRequest(400, "bad_request_line", "the request line has no HTTP version")
+    if method not in _METHODS:
+        _check_method(method)
+    if len(target) > limits.target:
+        raise BadRequest(414, "target_too_long", "the request's target is too long")
+    return method, target, minor
+
+
+def _check_method(method: bytes) -> None:
+    if not _METHOD.fullmatch(method):
+        raise BadRequest(400, "bad_method", "the method is malformed")
+    if method in (b"CONNECT", b"TRACE") or len(method) > 32:
+        raise BadRequest(501, "method_not_implemented", "the method is not implemented here")
+
+
+def _frame_request(method: bytes, target: bytes, minor: int, headers: Headers, special: Headers) -> Request:
+    """Apply what the special fields say: host, where the body ends, whether the connection stays."""
+    host: bytes | None = None
+    length: int | None = None
+    chunked = expect_continue = False
+    wish: bool | None = None
+    for name, value in special:
+        if name == b"host":
+            if host is not None:
+                raise BadRequest(400, "bad_host", "there are several Host fields")
+            host = read_authority(value)
+        elif name == b"content-length":
+            if length is not None:
+                raise BadFraming("there are several Content-Length fields")
+            length = read_length(value)
+        elif name == b"transfer-encoding":
+            if chunked or value != b"chunked":
+                raise BadFraming("Transfer-Encoding is not exactly `chunked`")
+            if minor == 0:
+                raise BadFraming("Transfer-Encoding in HTTP/1.0")  # RFC 9112 §6.1
+            chunked = True
+        elif name == b"connection":
+            wish = read_connection(value, wish)
+        elif value.lower() == b"100-continue":
+            expect_continue = minor == 1
+        else:
+            raise BadRequest(417, "bad_expectation", "the expectation can't be met")  # RFC 9110 §10.1.1
+    if chunked and length is not None:
+        raise BadFraming("both Content-Length and Transfer-Encoding")  # RFC 9112 §6.3, item 3
+    if host is None and minor == 1:
+        raise BadRequest(400, "bad_host", "there is no Host field")  # RFC 9112 §3.2
+    return _build_request(
+        method,
+        target,
+        minor,
+        headers,
+        host or b"",
+        None if chunked else length or 0,
+        minor == 1 if wish is None else wish,
+        expect_continue,
+    )
+
+
+def _build_request(
+    method: bytes,
+    target: bytes,
+    minor: int,
+    headers: Headers,
+    host: bytes,
+    length: int | None,
+    keep_alive: bool,
+    expect_continue: bool,
+) -> Request:
+    if target[:1] == b"/":
+        path, query = split_target(target)
+    elif target == b"*":
+        if method != b"OPTIONS":
+            raise BadTarget("`*` is for OPTIONS only")
+        path, query = b"*", b""
+    else:
+        authority, target = split_absolute(target)
+        if read_authority(authority) != host:
+            raise BadRequest(400, "bad_host", "the target and the Host field name different hosts")
+        path, query = split_target(target)
+    return Request(
+        method,
+        path,
+        headers,
+        query=query,
+        target=target,
+        host=host,
+        minor=minor,
+        length=length,
+        body=b"" if length == 0 else None,
+        keep_alive=keep_alive,
+        expect_continue=expect_continue and length != 0,
+    )
+
+
+def read_connection(value: bytes, wish: bool | None = None) -> bool | None:
+    """Read one Connection value: False = close, True = keep-alive, None = it says neither.
+
+    wish: what earlier Connection fields said; `close` wins over all others. RFC 9112 §9.3.
+    """
+    options = [option.strip(b" \t") for option in value.lower().split(b",")]
+    if wish is False or b"close" in options:
+        return False
+    return True if b"keep-alive" in options else wish
+
+
+# Responses
+
+
+def parse_response_head(head: bytes, method: bytes, limits: HeadLimits) -> tuple[Response, int, bool]:
+    """Return (response with body None, its framing, whether the connection stays open). Raises BadResponse.
+
+    method: the request's, because a response to HEAD has no body. framing: bytes, CHUNKED or UNTIL_CLOSE; the
+    response's own `length` is what was announced, also where there is no body.
+    """
+    if len(head) > limits.head:
+        raise BadResponse("the response's head is too large")
+    try:
+        lines = _split_lines(head)
+        match = _STATUS.fullmatch(lines[0])
+        if match is None:
+            raise ValueError("the status line is malformed")
+        if len(lines) - 3 > limits.fields:
+            raise ValueError("the response has too many fields")
+        headers, special = _read_fields(lines, limits, _SPECIAL_RESPONSE)
+        return _frame_response(int(match[2]), method, match[1] == b"1", headers, special)
+    except ValueError as error:
+        raise BadResponse(str(error)) from None
+
+
+def _frame_response(
+    status: int, method: bytes, modern: bool, headers: Headers, special: Headers
+) -> tuple[Response, int, bool]:
+    length: int | None = None
+    wish: bool | None = None
+    chunked = False
+    for name, value in special:
+        if name == b"content-length":
+            if length is not None:
+                raise BadFraming("there are several Content-Length fields")
+            length = read_length(value)
+        elif name == b"transfer-encoding":
+            if chunked or value.lower() != b"chunked" or not modern:
+                raise BadFraming("Transfer-Encoding is not exactly `chunked` of HTTP/1.1")
+            chunked = True
+        else:
+            wish = read_connection(value, wish)
+    if chunked and length is not None:
+        raise BadFraming("both Content-Length and Transfer-Encoding")
+    framing = body_of_response(method, status, length, chunked)
+    response = Response(status, headers, None, length=length)
+    keep_alive = modern if wish is None else wish
+    return response, framing, keep_alive and framing != UNTIL_CLOSE
