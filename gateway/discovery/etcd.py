@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -183,6 +183,9 @@ class EtcdClient:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+            await asyncio.sleep(
+                0
+            )  # transports close in the loop's next round; the loop may end with this call
 
     @property
     def server(self) -> str:
@@ -199,7 +202,7 @@ class EtcdClient:
 
     # Keys
 
-    async def list(self, prefix: str, *, page: int = 1000) -> Listing:
+    async def list_keys(self, prefix: str, *, page: int = 1000) -> Listing:
         """Every key under `prefix`, linearizable, at one revision: later pages are pinned to the first's."""
         key, end = prefix.encode(), prefix_end(prefix.encode())
         entries: list[Entry] = []
@@ -221,6 +224,7 @@ class EtcdClient:
 
         Returns whether a key under `prefix` was written after `revision` (a watcher at `revision` lags then).
         """
+        await self._sign_in()
         key = prefix.encode()
         answer = await self._once("/v3/kv/range", {"key": _b64(key), "keys_only": True})
         if _revision(answer) <= revision:
@@ -269,7 +273,7 @@ class EtcdClient:
 
     # Watching
 
-    async def watch(self, prefix: str, start_revision: int) -> AsyncIterator[WatchMessage]:
+    async def watch(self, prefix: str, start_revision: int) -> AsyncGenerator[WatchMessage, None]:
         """Stream the changes under `prefix` from `start_revision` on, by the server in use; ends by raising.
 
         Raises Compacted when that history is gone, EtcdError when the stream broke or was cancelled.
@@ -479,9 +483,3 @@ def _failure(server: str, status: int, data: bytes) -> EtcdError:
 
 def _unreachable(server: str, error: Exception) -> EtcdUnreachable:
     return EtcdUnreachable(f"{server}: {str(error) or type(error).__name__}")
-
-
-async def cancel(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait until it ended; what it raised is dropped."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

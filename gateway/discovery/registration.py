@@ -355,6 +355,9 @@ class GatewayLeases:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+            await asyncio.sleep(
+                0
+            )  # transports close in the loop's next round; the loop may end with this call
 
     async def _call(
         self, method: str, path: str, body: Mapping[str, object] | None
