@@ -101,7 +101,8 @@ class Chosen(Filter):
 
     def __init__(self, candidates: Sequence[tuple[Rule[object], Filter]], clock: Clock) -> None:
         self.candidates = tuple(candidates)
-        self.name = candidates[0][1].name  # type: ignore[misc]  # an object's own name stands for its class's
+        self.name = candidates[0][1].name
+        self.place = candidates[0][1].place
         self.needs_body = any(f.needs_body for _, f in candidates)
         self.moments = _moments([f for _, f in candidates]) | {"on_request"}
         self._clock = clock
@@ -168,15 +169,21 @@ class Rehearsed(Filter):
 
     moments = frozenset({"on_request", "on_done"})
 
-    def __init__(self, inner: Filter, policy: str) -> None:
+    def __init__(self, inner: Filter, rule: Rule[object], clock: Clock) -> None:
         self.inner = inner
-        self.name = inner.name  # type: ignore[misc]  # an object's own name stands for its class's
+        self.name = inner.name
+        self.place = inner.place
         self.needs_body = inner.needs_body
-        self.policy = policy
+        self.rule = rule
         self.would_refuse = 0  # requests, since this filter was built
+        self._clock = clock
+        self._rehearsing: Slot[bool] = Slot()
 
     def on_request(self, ctx: Context) -> Eventual[Response | Refusal | None]:
         """Decide, and let pass."""
+        if not self.rule.applies(ctx.principal, self._clock.wall()):
+            return None
+        self._rehearsing.set(ctx, True)
         verdict = self.inner.on_request(ctx)
         if isinstance(verdict, Promise):
             passed: Promise[Response | Refusal | None] = Promise()
@@ -192,7 +199,8 @@ class Rehearsed(Filter):
 
     def on_done(self, ctx: Context) -> None:
         """Release what the rehearsal took."""
-        self.inner.on_done(ctx)
+        if self._rehearsing.get(ctx):
+            self.inner.on_done(ctx)
 
     def close(self) -> None:
         """Close what rehearses."""
@@ -201,4 +209,6 @@ class Rehearsed(Filter):
     def _count(self, ctx: Context, verdict: Response | Refusal | None) -> None:
         if isinstance(verdict, Refusal):
             self.would_refuse += 1
-            ctx.note(self.name, f"would refuse: {verdict.code}", self.policy, numbers=verdict.details)
+            if ctx.trail is not None:
+                verdict_text = f"would refuse: {verdict.code}"
+                ctx.note(self.name, verdict_text, self.rule.policy, self.rule.origin, verdict.details)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.config.kind import Kind
 from gateway.config.resolve import Who
+from gateway.config.schema import IssuerConfig
 from gateway.http.message import Response
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import GatewayError, Refusal
@@ -20,6 +21,7 @@ from gateway.pipeline.ports import BlobStore, Clock, CounterStore, Ids, KeySourc
 from gateway.pipeline.promise import Eventual
 
 if TYPE_CHECKING:  # a pool is built before the filters that name it: a type alone here
+    from gateway.pipeline.answers import AnswerStore
     from gateway.pipeline.directory import Directory
     from gateway.pipeline.pool import Pool
     from gateway.pipeline.prediction import Signatures
@@ -36,7 +38,8 @@ class Filter:
     whole, bounded body in `ctx.request.body`; otherwise the body may still be on its way.
     """
 
-    name: ClassVar[str] = ""
+    name: str = ""
+    place: int = 0
     needs_body: bool = False
 
     def on_request(self, ctx: Context) -> Eventual[Response | Refusal | None]:
@@ -128,11 +131,13 @@ class Parts:
     counters: CounterStore
     local_counters: CounterStore
     blobs: BlobStore | None
+    answers: AnswerStore
     directory: Directory
     issuers: Mapping[str, KeySource]
+    issuer_configs: Mapping[str, IssuerConfig]
     signatures: Signatures
     pressure: Pressure
-    gateways: Callable[[], int] = lambda: 1
+    gateways: Callable[[], int]
 
 
 @dataclass(frozen=True)

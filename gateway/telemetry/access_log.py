@@ -24,8 +24,6 @@ BATCH = 512  # records of one write
 PAUSE = 0.05  # s between two looks at an empty queue
 AGAIN = 2.0  # s until a failed sink is tried again
 
-Record = tuple[object, ...]
-
 
 class AccessLog:
     """Writes finished requests to stdout, stderr or a file."""
@@ -80,7 +78,7 @@ class AccessLog:
                     break
                 self._wake.wait(PAUSE)
                 continue
-            batch = []
+            batch: list[Context] = []
             while self._queue and len(batch) < BATCH:
                 batch.append(self._queue.popleft())
             self._write(batch)

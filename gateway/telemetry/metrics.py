@@ -8,7 +8,8 @@ configuration (endpoint, pool, policy, code), never from requests, so their numb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -22,6 +23,8 @@ from gateway.governance.histogram import Histogram
 from gateway.pipeline.context import Context
 
 OTHER = "-"
+
+K = TypeVar("K", bound=tuple[str, ...])
 
 
 class Series:
@@ -125,17 +128,15 @@ class Metrics:
     def text(self) -> bytes:
         """Render the exposition format."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(self)  # type: ignore[arg-type]  # it has the one method that a Collector needs
+        registry.register(self)
         return generate_latest(registry)
 
 
-def _count(counter: dict[tuple[str, ...], int], key: tuple[str, ...]) -> None:
+def _count(counter: dict[K, int], key: K) -> None:
     counter[key] = counter.get(key, 0) + 1
 
 
-def _counter(
-    name: str, meaning: str, labels: tuple[str, ...], counts: dict[tuple[str, ...], int]
-) -> CounterMetricFamily:
+def _counter(name: str, meaning: str, labels: tuple[str, ...], counts: dict[K, int]) -> CounterMetricFamily:
     family = CounterMetricFamily(name, meaning, labels=labels)
     for values, number in sorted(counts.items()):
         family.add_metric(values, number)
@@ -151,7 +152,7 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     return buckets
 
 
-def gauge(name: str, meaning: str, labels: tuple[str, ...], values: dict[tuple[str, ...], float]) -> Metric:
+def gauge(name: str, meaning: str, labels: tuple[str, ...], values: Mapping[K, float]) -> Metric:
     """Make a gauge family from label values and numbers."""
     family = GaugeMetricFamily(name, meaning, labels=labels)
     for key, number in sorted(values.items()):

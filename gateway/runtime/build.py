@@ -1,0 +1,264 @@
+"""From the checked policies to a snapshot. A reload keeps whatever is equal.
+
+Pools with their breakers, filters.
+
+`build` makes everything before anything is swapped in; if it raises, the running snapshot was not touched.
+A pool is kept when its settings and its source are equal, a filter when its rules and what it was built
+from are; so buckets, breakers, connections and caches survive every edit that doesn't concern them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gateway.config import resolve
+from gateway.config.schema import EndpointConfig, PoolConfig, PrincipalConfig, Schema
+from gateway.filters.catalog import ALWAYS, DEFAULTS, FILTER_KINDS, KINDS
+from gateway.http.forwarded import Forwarding
+from gateway.pipeline.answers import AnswerStore
+from gateway.pipeline.chain import Chain, Chosen, Rehearsed
+from gateway.pipeline.directory import Credential, Directory
+from gateway.pipeline.filter import EVERYBODY, Filter, FilterKind, Parts, Rule
+from gateway.pipeline.pool import Pool
+from gateway.pipeline.pool_verbs import PoolSettings
+from gateway.pipeline.ports import BlobStore, Clock, CounterStore, Ids, KeySource, Principal
+from gateway.pipeline.prediction import Signatures
+from gateway.pipeline.pressure import Pressure
+from gateway.pipeline.routes import Routes
+from gateway.pipeline.snapshot import Endpoint, Snapshot
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What filters and pools are built with besides their rules; the same over all reloads but for stores."""
+
+    clock: Clock
+    ids: Ids
+    counters: CounterStore
+    local_counters: CounterStore
+    blobs: BlobStore | None
+    answers: AnswerStore
+    issuers: Mapping[str, KeySource]
+    signatures: Signatures
+    pressure: Pressure
+    gateways: Callable[[], int]
+
+
+@dataclass
+class Built:
+    """One build: the snapshot, and what the next one may keep."""
+
+    snapshot: Snapshot
+    schema: Schema
+    pool_configs: dict[str, PoolConfig] = field(default_factory=dict)
+    filters: dict[tuple[str, str], tuple[Parts, tuple[Rule[object], ...], tuple[Filter, ...]]] = field(
+        default_factory=dict
+    )
+
+
+def build(schema: Schema, digest: str, ports: Ports, previous: Built | None) -> Built:
+    """Build everything the schema says."""
+    pools = {name: _pool(schema, config, ports, previous) for name, config in schema.pools.items()}
+    directory = _directory(schema, previous)
+    snapshot = Snapshot(
+        version=1 if previous is None else previous.snapshot.version + 1,
+        digest=digest,
+        pools=pools,
+        endpoints={},
+        find_endpoint=Routes((), ()).find,
+        forwarding=Forwarding([str(network) for network in schema.limits.trusted_proxies]),
+        default_timeout=schema.limits.request_timeout,
+        trace_share=schema.telemetry.sample,
+    )
+    built = Built(snapshot, schema, dict(schema.pools))
+    endpoints = {
+        name: _endpoint(schema, config, pools, directory, ports, previous, built)
+        for name, config in schema.endpoints.items()
+    }
+    routes = Routes(
+        [endpoint for endpoint in endpoints.values() if endpoint.model],
+        [(endpoints[name], config.match) for name, config in schema.endpoints.items() if config.match],
+    )
+    built.snapshot = replace(snapshot, endpoints=endpoints, find_endpoint=routes.find)
+    return built
+
+
+def discarded(previous: Built, current: Built) -> list[Filter]:
+    """Return the filters of the previous build that the current one no longer has: to be closed."""
+    kept = {id(filter) for _, _, filters in current.filters.values() for filter in filters}
+    return [
+        filter for _, _, filters in previous.filters.values() for filter in filters if id(filter) not in kept
+    ]
+
+
+# Pools
+
+
+def _pool(schema: Schema, config: PoolConfig, ports: Ports, previous: Built | None) -> Pool:
+    verbs = {verb: placed.value for verb, placed in resolve.pool_verbs(schema, KINDS, config.name).items()}
+    settings = replace(PoolSettings(), **verbs)
+    if previous is not None:
+        known = previous.snapshot.pools.get(config.name)
+        same = known is not None and known.settings == settings
+        if known is not None and same and _same_source(previous.pool_configs[config.name], config):
+            return known
+    return Pool(
+        config.name,
+        settings,
+        ports.ids,
+        speaks=config.speaks,
+        model=config.model or "",
+        version=config.version or "",
+    )
+
+
+def _same_source(before: PoolConfig, after: PoolConfig) -> bool:
+    """Whether two configs find the same instances and talk to them alike (written instances may differ)."""
+    return (before.find, before.version, before.speaks, before.model) == (
+        after.find,
+        after.version,
+        after.speaks,
+        after.model,
+    )
+
+
+# Who is known
+
+
+def _directory(schema: Schema, previous: Built | None) -> Directory:
+    if previous is not None and previous.schema.principals == schema.principals:
+        if previous.schema.plans == schema.plans:
+            for parts, _, _ in previous.filters.values():
+                return parts.directory
+    importance = {name: plan.importance or "" for name, plan in schema.plans.items()}
+    credentials: dict[bytes, Credential] = {}
+    principals = []
+    for config in schema.principals.values():
+        principal = _principal(config, importance)
+        principals.append(principal)
+        for key in config.keys:
+            ends = [instant for instant in (key.expires, config.expires) if instant is not None]
+            credentials[key.digest] = Credential(principal, min(ends, default=None), key.revoked)
+    return Directory(credentials, principals)
+
+
+def _principal(config: PrincipalConfig, importance: Mapping[str, str]) -> Principal:
+    return Principal(
+        config.name,
+        config.plan,
+        config.tenant,
+        models=frozenset(config.may.models),
+        endpoints=frozenset(config.may.endpoints),
+        may_override=config.may.override,
+        importance=config.importance or importance.get(config.plan, ""),
+    )
+
+
+# Endpoints
+
+
+def _endpoint(
+    schema: Schema,
+    config: EndpointConfig,
+    pools: Mapping[str, Pool],
+    directory: Directory,
+    ports: Ports,
+    previous: Built | None,
+    built: Built,
+) -> Endpoint:
+    parts = Parts(
+        endpoint=config.name,
+        model=config.model or "",
+        pools={name: pools[name] for name in _reached(schema, config)},
+        versions=dict(config.versions),
+        labels=dict(config.labels),
+        clock=ports.clock,
+        ids=ports.ids,
+        counters=ports.counters,
+        local_counters=ports.local_counters,
+        blobs=ports.blobs,
+        answers=ports.answers,
+        directory=directory,
+        issuers=ports.issuers,
+        issuer_configs=schema.issuers,
+        signatures=ports.signatures,
+        pressure=ports.pressure,
+        gateways=ports.gateways,
+    )
+    filters: list[Filter] = [make(parts) for make in ALWAYS]
+    candidates = resolve.candidates(schema, KINDS, config.name)
+    for kind in FILTER_KINDS:
+        rules = tuple(_rule(candidate) for candidate in candidates.get(kind.name, ()))
+        if not any(rule.is_plain for rule in rules) and kind.name in DEFAULTS:
+            rules = (*rules, Rule(DEFAULTS[kind.name](config), policy=f"endpoints.{config.name}"))
+        if rules:
+            filters.extend(_filters(kind, rules, parts, previous, built))
+    filters.sort(key=lambda filter: filter.place)
+    first = next(iter(parts.pools.values()), None)
+    return Endpoint(
+        config.name,
+        Chain(filters),
+        first,
+        model=config.model or "",
+        versions={version: pools[pool] for version, pool in config.versions.items()},
+        labels=config.labels,
+        body_limit=schema.limits.buffered_bytes,
+        origin=str(config.origin),
+    )
+
+
+def _reached(schema: Schema, config: EndpointConfig) -> Sequence[str]:
+    """All pools that requests may come to; those of the versions first, in their order."""
+    ordered = [*config.versions.values(), *resolve.reach(schema, config.name)]
+    return list(dict.fromkeys(ordered))
+
+
+def _rule(candidate: resolve.Candidate) -> Rule[object]:
+    return Rule(
+        candidate.value,
+        candidate.policy,
+        str(candidate.origin),
+        candidate.who or EVERYBODY,
+        candidate.enforce,
+        candidate.from_,
+        candidate.until,
+    )
+
+
+def _filters(
+    kind: FilterKind[Any],
+    rules: tuple[Rule[object], ...],
+    parts: Parts,
+    previous: Built | None,
+    built: Built,
+) -> tuple[Filter, ...]:
+    key = (parts.endpoint, kind.name)
+    if previous is not None:
+        known = previous.filters.get(key)
+        if known is not None and known[1] == rules and known[0] == parts:
+            built.filters[key] = known
+            return known[2]
+    filters = tuple(_make(kind, rules, parts))
+    built.filters[key] = (parts, rules, filters)
+    return filters
+
+
+def _make(kind: FilterKind[Any], rules: tuple[Rule[object], ...], parts: Parts) -> list[Filter]:
+    """Make a kind's filters: all rules together where they accumulate, else one of the candidates per request."""
+    if kind.accumulates:
+        return list(kind.build(rules, parts))
+    acting: list[tuple[Rule[object], Filter]] = []
+    rehearsed: list[Filter] = []
+    for rule in rules:
+        for filter in kind.build((rule,), parts):
+            if rule.enforce:
+                acting.append((rule, filter))
+            else:
+                rehearsed.append(Rehearsed(filter, rule, parts.clock))
+    if not acting:
+        return rehearsed
+    if len(acting) == 1 and acting[0][0].is_plain:
+        return [*rehearsed, acting[0][1]]
+    return [*rehearsed, Chosen(acting, parts.clock)]

@@ -1,0 +1,50 @@
+"""Everybody who is told of finished requests: metrics, access log, traces.
+
+Implements pipeline.gateway.Observer.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from gateway.pipeline.context import Context
+from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.tracing import Tracing
+
+log = logging.getLogger("headgate")
+
+
+class Telemetry:
+    """The observers of one worker."""
+
+    __slots__ = ("access_log", "metrics", "tracing")
+
+    def __init__(self, metrics: Metrics, access_log: AccessLog, tracing: Tracing | None = None) -> None:
+        self.metrics = metrics
+        self.access_log = access_log
+        self.tracing = tracing
+
+    def on_done(self, ctx: Context) -> None:
+        """Count, log and trace one finished request."""
+        self.metrics.observe(ctx)
+        self.access_log.observe(ctx)
+        if ctx.sampled and self.tracing is not None:
+            self.tracing.observe(ctx)
+
+    def on_bug(self, ctx: Context, bug: Exception) -> None:
+        """Log a bug with its stack, for us; the client got a code and a request id."""
+        self.metrics.bugs += 1
+        log.error("bug request_id=%s", ctx.request_id.decode("latin-1"), exc_info=bug)
+
+    def start(self) -> None:
+        """Start the writers."""
+        self.access_log.start()
+        if self.tracing is not None:
+            self.tracing.start()
+
+    def close(self) -> None:
+        """Write what waits, and stop."""
+        self.access_log.close()
+        if self.tracing is not None:
+            self.tracing.close()

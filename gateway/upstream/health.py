@@ -1,0 +1,109 @@
+"""Active health checks: every instance is asked, beside the traffic, whether it is well.
+
+One task per pool asks all its instances at once, every `health.every`. What to ask is the policy's path, or
+the readiness that the pool's dialect defines (a server may accept connections long before its model is
+loaded); a pool that speaks plain http and names no path is not checked. An instance is innocent until
+`unhealthy_after` answers were bad in a row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import aiohttp
+
+from gateway.dialects.catalogue import BY_NAME
+from gateway.pipeline.pool import Instance, Pool
+
+LIMIT = 64 * 1024  # bytes of an answer
+
+log = logging.getLogger("headgate.health")
+
+
+@dataclass(slots=True)
+class Streak:
+    """Answers of one kind in a row."""
+
+    good: int = 0
+    bad: int = 0
+
+
+class HealthChecks:
+    """The checking tasks of one worker's pools."""
+
+    def __init__(self, session: Callable[[], aiohttp.ClientSession]) -> None:
+        self._session = session
+        self._tasks: dict[str, tuple[Pool, asyncio.Task[None]]] = {}
+
+    def watch(self, pools: Iterable[tuple[Pool, str]]) -> None:
+        """Check exactly these pools from now on. The text beside a pool: its model's name upstream, or ""."""
+        wanted = {pool.name: (pool, model) for pool, model in pools if question(pool, model) is not None}
+        for name in [
+            name for name, (pool, _) in self._tasks.items() if wanted.get(name, (None,))[0] is not pool
+        ]:
+            self._tasks.pop(name)[1].cancel()
+        for name, (pool, model) in wanted.items():
+            if name not in self._tasks:
+                task = asyncio.get_running_loop().create_task(self._run(pool, model), name=f"health {name}")
+                self._tasks[name] = (pool, task)
+
+    async def close(self) -> None:
+        """Stop checking."""
+        tasks = [task for _, task in self._tasks.values()]
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, pool: Pool, model: str) -> None:
+        streaks: dict[str, Streak] = {}
+        while True:
+            instances = pool.members.instances
+            verdicts = await asyncio.gather(*(self._ask(pool, model, instance) for instance in instances))
+            for instance, well in zip(instances, verdicts, strict=True):
+                _judge(pool, instance, streaks.setdefault(instance.id, Streak()), well)
+            for gone in streaks.keys() - {instance.id for instance in pool.members.instances}:
+                del streaks[gone]
+            await asyncio.sleep(pool.settings.health.every)
+
+    async def _ask(self, pool: Pool, model: str, instance: Instance) -> bool:
+        path = question(pool, model)
+        assert path is not None
+        timeout = aiohttp.ClientTimeout(total=pool.settings.health.timeout)
+        url = f"http://{instance.authority.decode()}{path}"
+        try:
+            async with self._session().get(url, timeout=timeout, allow_redirects=False) as response:
+                body = await response.content.read(LIMIT)
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+        if pool.settings.health.path or pool.speaks not in BY_NAME:
+            return 200 <= response.status < 300
+        return BY_NAME[pool.speaks].read_ready(response.status, body)
+
+
+def question(pool: Pool, model: str) -> str | None:
+    """Return the path to GET at this pool's instances, None when they are not to be checked."""
+    health = pool.settings.health
+    if not health.enabled:
+        return None
+    if health.path:
+        return health.path
+    dialect = BY_NAME.get(pool.speaks)
+    return None if dialect is None else dialect.health_path(model).decode("latin-1")
+
+
+def _judge(pool: Pool, instance: Instance, streak: Streak, well: bool) -> None:
+    health = pool.settings.health
+    if well:
+        streak.good, streak.bad = streak.good + 1, 0
+    else:
+        streak.good, streak.bad = 0, streak.bad + 1
+    if instance.healthy and streak.bad >= health.unhealthy_after:
+        instance.healthy = False
+        log.warning("instance %s of pool %s is not healthy", instance.id, pool.name)
+    elif not instance.healthy and streak.good >= health.healthy_after:
+        instance.healthy = True
+        log.info("instance %s of pool %s is healthy again", instance.id, pool.name)

@@ -1,0 +1,132 @@
+"""What models expect and return, learnt from the instances that serve them.
+
+Implements prediction.Signatures.
+
+A signature is fetched when first asked for, from an instance of the pool, and kept: also when every
+instance is gone, because a degraded answer must still be translated. It is fetched anew in the background
+once it is older than `REFRESH`, so that a changed model is noticed. At most one fetch per model is under
+way; a failed one is not repeated within `PAUSE`. The answer to one who asks meanwhile is a Promise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import aiohttp
+
+from gateway.dialects.catalogue import BY_NAME
+from gateway.dialects.errors import InvalidPrediction
+from gateway.dialects.metadata import Metadata, Signature
+from gateway.pipeline.pool import Instance, Pool
+from gateway.pipeline.promise import Eventual, Promise
+
+REFRESH = 60.0  # s
+PAUSE = 1.0  # s
+TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+LIMIT = 1024 * 1024  # bytes of a metadata answer
+
+log = logging.getLogger("headgate.signatures")
+
+Key = tuple[str, str, str, str]  # pool, dialect, model, version
+
+
+class Known:
+    """What is known of one model in one pool. tried: s, monotonic, when it was last asked for upstream."""
+
+    __slots__ = ("fetched", "fetching", "metadata", "tried")
+
+    def __init__(self) -> None:
+        self.metadata: Metadata | None = None
+        self.fetched = 0.0
+        self.tried = -PAUSE
+        self.fetching: Promise[Signature | None] | None = None
+
+
+class ModelSignatures:
+    """Fetches and keeps signatures. One per worker."""
+
+    def __init__(self, session: Callable[[], aiohttp.ClientSession], now: Callable[[], float]) -> None:
+        """session: gives the shared HTTP client, made on first use."""
+        self._session = session
+        self._now = now
+        self._known: dict[Key, Known] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def signature(self, pool: Pool, model: str, version: str) -> Eventual[Signature | None]:
+        """Return the signature of `model` as this pool serves it, None when no instance ever told."""
+        if pool.speaks not in BY_NAME:
+            return None
+        known = self._entry(pool, model, version)
+        now = self._now()
+        if known.metadata is not None:
+            if now - known.fetched > REFRESH and now - known.tried > PAUSE:
+                self._fetch(known, pool, model, version)
+            return known.metadata.signature
+        if known.fetching is None and now - known.tried <= PAUSE:
+            return None
+        return known.fetching or self._fetch(known, pool, model, version)
+
+    def known(self, pool: Pool, model: str, version: str) -> Metadata | None:
+        """Return what is known without asking."""
+        return self._entry(pool, model, version).metadata
+
+    def _entry(self, pool: Pool, model: str, version: str) -> Known:
+        key = (pool.name, pool.speaks, model, version)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = Known()
+        return known
+
+    def _fetch(self, known: Known, pool: Pool, model: str, version: str) -> Promise[Signature | None]:
+        promise: Promise[Signature | None] = Promise()
+        known.fetching = promise
+        known.tried = self._now()
+        task = asyncio.get_running_loop().create_task(self._ask(known, pool, model, version, promise))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return promise
+
+    async def _ask(
+        self, known: Known, pool: Pool, model: str, version: str, promise: Promise[Signature | None]
+    ) -> None:
+        try:
+            for instance in self._order(pool):
+                metadata = await self._ask_one(instance, pool, model, version)
+                if metadata is not None:
+                    known.metadata = metadata
+                    known.fetched = self._now()
+                    break
+        finally:
+            known.tried = self._now()
+            known.fetching = None
+            promise.resolve(None if known.metadata is None else known.metadata.signature)
+
+    def _order(self, pool: Pool) -> list[Instance]:
+        now = self._now()
+        return sorted(pool.members.instances, key=lambda instance: not instance.usable(now))[:3]
+
+    async def _ask_one(self, instance: Instance, pool: Pool, model: str, version: str) -> Metadata | None:
+        dialect = BY_NAME[pool.speaks]
+        call = dialect.metadata_request(model, version or None)
+        url = f"http://{instance.authority.decode()}{call.path.decode('latin-1')}"
+        try:
+            async with self._session().request(
+                call.method.decode(), url, data=call.body or None, timeout=TIMEOUT, allow_redirects=False
+            ) as response:
+                body = await response.content.read(LIMIT)
+                if response.status != 200:
+                    return None
+                return dialect.read_metadata(body)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            log.info("no metadata of %s from %s: %s", model, instance.id, type(error).__name__)
+        except InvalidPrediction as wrong:
+            log.warning("metadata of %s from %s can't be read: %s", model, instance.id, wrong.message)
+        return None
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
