@@ -6,55 +6,58 @@ from hypothesis import strategies as st
 from gateway.governance.flights import Flights, Role
 
 
+class Waiter:
+    """Somebody who wants something."""
+
+
+A, B, C, D = (Waiter() for _ in range(4))
+
+
 def test_the_first_leads_and_the_others_are_served_in_order_of_arrival():
     flights = Flights()
-    assert [flights.join(b"k", waiter) for waiter in "abc"] == [Role.LEADER, Role.JOINER, Role.JOINER]
-    assert flights.land(b"k") == ["b", "c"]
-    assert flights.join(b"k", "d") is Role.LEADER
+    assert [flights.join(b"k", waiter) for waiter in (A, B, C)] == [Role.LEADER, Role.JOINER, Role.JOINER]
+    assert flights.land(b"k") == [B, C]
+    assert flights.join(b"k", D) is Role.LEADER
 
 
 def test_other_keys_are_other_flights():
     flights = Flights()
-    assert flights.join(b"k", "a") is Role.LEADER
-    assert flights.join(b"l", "b") is Role.LEADER
+    assert flights.join(b"k", A) is Role.LEADER
+    assert flights.join(b"l", B) is Role.LEADER
     assert flights.land(b"k") == []
     assert len(flights) == 1
 
 
 def test_a_leader_who_leaves_hands_over_to_the_one_who_waited_longest():
     flights = Flights()
-    for waiter in "abc":
+    for waiter in (A, B, C):
         flights.join(b"k", waiter)
-    assert flights.leave(b"k", "a") == "b"
-    assert flights.land(b"k") == ["c"]
+    assert flights.leave(b"k", A) == B
+    assert flights.land(b"k") == [C]
 
 
 def test_a_joiner_who_leaves_is_not_served_and_changes_no_leader():
     flights = Flights()
-    for waiter in "abc":
+    for waiter in (A, B, C):
         flights.join(b"k", waiter)
-    assert flights.leave(b"k", "b") is None
-    assert flights.land(b"k") == ["c"]
+    assert flights.leave(b"k", B) is None
+    assert flights.land(b"k") == [C]
 
 
 def test_a_full_flight_sends_newcomers_alone():
     flights = Flights(max_joiners=2)
-    assert [flights.join(b"k", waiter) for waiter in "abcd"][2:] == [Role.JOINER, Role.ALONE]
-    assert flights.leave(b"k", "d") is None
-    assert flights.land(b"k") == ["b", "c"]
+    assert [flights.join(b"k", waiter) for waiter in (A, B, C, D)][2:] == [Role.JOINER, Role.ALONE]
+    assert flights.leave(b"k", D) is None
+    assert flights.land(b"k") == [B, C]
 
 
 def test_leaving_twice_or_after_the_landing_does_nothing():
     flights = Flights()
-    flights.join(b"k", "a")
-    assert flights.leave(b"k", "a") is None
-    assert flights.leave(b"k", "a") is None
+    flights.join(b"k", A)
+    assert flights.leave(b"k", A) is None
+    assert flights.leave(b"k", A) is None
     assert flights.land(b"k") == []
     assert repr(flights) == "<Flights 0 under way, 0 waiting>"
-
-
-class Waiter:
-    pass
 
 
 @given(st.lists(st.tuples(st.sampled_from(["join", "land", "leave"]), st.integers(0, 2), st.integers(0, 9))))
