@@ -68,21 +68,33 @@ class Loaded:
         return "\n".join(str(problem) for problem in self.errors)
 
 
-def load(folder: Path | str, kinds: Sequence[Kind[Any]] = (), env: Mapping[str, str] = os.environ) -> Loaded:
+def load(
+    folder: Path | str,
+    kinds: Sequence[Kind[Any]] = (),
+    env: Mapping[str, str] = os.environ,
+    edits: Mapping[str, str] | None = None,
+) -> Loaded:
     """Read, decode and check every `*.yaml` and `*.yml` of a folder.
 
-    A folder that doesn't exist or can't be read is a problem like any other; nothing is raised.
+    edits: file name -> text that is read in the file's stead, so that a change can be checked before it is
+    written. A folder that doesn't exist or can't be read is a problem like any other; nothing is raised.
     """
     folder = Path(folder)
     reader = _Reader(folder, kinds, env)
+    edited = {folder / name: text.encode() for name, text in (edits or {}).items()}
     try:
-        sources = policy_files(folder)
+        sources = sorted({*policy_files(folder), *edited})
     except OSError as error:
         problem = Problem(Mark(str(folder)), "", f"expected a folder of policies: {error.strerror}")
         return Loaded(None, (problem,), "", ())
     digest = hashlib.sha256()
     for source in sources:
-        reader.file(source, digest)
+        data = edited.get(source)
+        data = reader.read(source) if data is None else data
+        if data is not None:
+            for part in (source.name.encode(), data):
+                digest.update(len(part).to_bytes(8, "big") + part)
+            reader.file(source, data)
     schema = reader.schema()
     reader.declared.broken.extend(problem.path for problem in reader.problems)
     reader.problems.extend(check(schema, kinds, reader.decoder.positions, reader.declared))
@@ -123,16 +135,20 @@ class _Reader:
 
     # Files
 
-    def file(self, source: Path, digest: Any) -> None:
-        """Read one file into the sections."""
+    def read(self, source: Path) -> bytes | None:
+        """Return a file's bytes, None when it can't be read."""
         try:
-            data = source.read_bytes()
-            text = data.decode("utf-8-sig")
+            return source.read_bytes()
         except OSError as error:
             self.problems.append(
                 Problem(Mark(str(source)), "", f"expected a readable file: {error.strerror}")
             )
-            return
+            return None
+
+    def file(self, source: Path, data: bytes) -> None:
+        """Read one file's contents into the sections."""
+        try:
+            text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             mark = Mark(str(source), line, error.start - data.rfind(b"\n", 0, error.start))
@@ -140,8 +156,6 @@ class _Reader:
                 Problem(mark, "", f"expected UTF-8, found the byte 0x{data[error.start]:02x}")
             )
             return
-        for part in (source.name.encode(), data):
-            digest.update(len(part).to_bytes(8, "big") + part)
         root, problems = parse_yaml(text, str(source))
         self.problems.extend(problems)
         if root is not None and source.name == OVERRIDES_FILE:

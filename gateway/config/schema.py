@@ -461,6 +461,9 @@ class IssuerConfig:
     def __post_init__(self) -> None:
         if not self.audiences or not self.algorithms:
             raise ValueError("expected at least one audience and one algorithm, found an empty list")
+        url = urlsplit(self.jwks)
+        if url.scheme == "http" and url.hostname not in ("127.0.0.1", "::1", "localhost"):
+            raise ValueError("expected https:// or a file, found an unprotected http:// URL for jwks")
 
 
 # What cuts across

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -121,16 +121,16 @@ def render_duration(value: Duration | float) -> str:
     return _shortest(value, _SECONDS, parse_duration)
 
 
-def _shortest(value: float, units: dict[str, int | Fraction], parse: Callable[[str], float]) -> str:
-    """Write value in whichever unit takes the fewest characters; the larger unit where two tie."""
-    best = ""
+def _shortest(value: float, units: Mapping[str, int | Fraction], parse: Callable[[str], float]) -> str:
+    """Write value in the unit that needs no decimals and the fewest characters; of two such the larger."""
+    candidates = []
     for unit, scale in units.items():
-        exact = Fraction(value) / scale
-        for number in (f"{float(exact):.15g}", repr(float(exact))):
-            text = _decimal(number) + unit
-            if parse(text) == value and (not best or len(text) <= len(best)):
-                best = text
-    return best or _decimal(repr(float(value))) + "s"
+        exact = float(Fraction(value) / scale)
+        texts = [_decimal(number) + unit for number in (f"{exact:.15g}", repr(exact))]
+        candidates += [text for text in texts if parse(text) == value]
+    if not candidates:
+        return _decimal(repr(float(value))) + "s"
+    return min(reversed(candidates), key=lambda text: ("." in text, len(text)))
 
 
 def _decimal(number: str) -> str:

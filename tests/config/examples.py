@@ -38,7 +38,8 @@ endpoints:
 WHO = f"""\
 plans: {{free: {{}}, pro: {{}}}}
 principals:
-  alice: {{plan: free, tenant: acme, keys: ["sha256:{"ab" * 32}"], may: {{models: [digits]}}, expires: "2027-01-01"}}
+  alice: {{plan: free, tenant: acme, keys: ["sha256:{"ab" * 32}"], may: {{models: [digits]}},
+          expires: "2027-01-01"}}
 issuers:
   corp: {{issuer: "https://id.example", audiences: [gateway], jwks: "https://id.example/jwks.json",
          algorithms: [RS256, ES256], claims: {{principal: sub, plan: plan, tenant: org}}}}
