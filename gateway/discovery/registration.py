@@ -110,7 +110,7 @@ class Registration:
         self._rng = random.Random()
         self._task: asyncio.Task[None] | None = None
         self.service = service
-        self.reason: str | None = "not registered yet"
+        self.reason: str | None = None  # why the last call failed, None when it did not
 
     @classmethod
     async def open(
@@ -262,7 +262,7 @@ class Registration:
             self._first.exception()  # read here, since nobody may be waiting for it
 
     def __repr__(self) -> str:
-        state = "registered" if self.is_registered else f"not registered: {self.reason}"
+        state = "registered" if self.is_registered else f"not registered: {self.reason or 'not yet'}"
         return f"<Registration {self.service}/{self.id} | {state}>"
 
 
