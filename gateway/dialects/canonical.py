@@ -79,7 +79,8 @@ def _content(tensor: Tensor) -> list[bytes]:
 
 def _one_zero_one_nan(data: Array) -> Array:
     """Turn -0.0 into 0.0 and every NaN into the same one."""
-    clean: Array = data + data.dtype.type(0)  # type: ignore[operator]
+    clean = np.empty_like(data)  # an array also where data is a scalar, which `data + 0` would not be
+    np.add(data, 0, out=clean)
     undefined = np.isnan(clean)
     if undefined.any():
         clean[undefined] = np.nan

@@ -1,0 +1,146 @@
+"""Any dialect to any other through the neutral form: what goes in comes out."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from gateway.dialects.canonical import canonical_key
+from gateway.dialects.catalogue import BY_NAME, DIALECTS, KSERVE_V2, TENSORFLOW_SERVING, recognise
+from gateway.dialects.errors import InvalidPrediction
+from gateway.dialects.metadata import Signature, check
+from gateway.dialects.protocol import Dialect, Operation, Target
+from gateway.dialects.tensors import InferRequest, InferResponse, Tensor
+from tests.dialects.models import DIGITS, a_request, a_response, a_tensor, assert_same, signature_of, tensors
+
+PAIRS = [pytest.param(a, b, id=f"{a.name} to {b.name}") for a, b in itertools.product(DIALECTS, repeat=2)]
+
+
+def test_the_names_are_those_of_the_policies() -> None:
+    assert list(BY_NAME) == ["tensorflow-serving", "kserve-v2"]
+    assert [repr(dialect) for dialect in DIALECTS] == ["<Dialect tensorflow-serving>", "<Dialect kserve-v2>"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "dialect"),
+    [
+        (b"POST", b"/v1/models/digits:predict", TENSORFLOW_SERVING),
+        (b"POST", b"/v2/models/digits/infer", KSERVE_V2),
+        (b"GET", b"/v2/health/live", KSERVE_V2),
+        (b"GET", b"/orders/17", None),
+        (b"GET", b"/", None),
+    ],
+)
+def test_a_url_belongs_to_one_dialect(method: bytes, path: bytes, dialect: Dialect | None) -> None:
+    target = recognise(method, path)
+    assert (target and target.dialect) is dialect
+    claims = [each for each in DIALECTS if each.recognise(method, path) is not None]
+    assert claims == ([] if dialect is None else [dialect])
+
+
+def ask(dialect: Dialect, request: InferRequest, signature: Signature) -> InferRequest:
+    """Write a request in a dialect and read it as that dialect's server would."""
+    call = dialect.write_request(request, request.model, request.version)
+    target = dialect.recognise(call.method, call.path)
+    assert target is not None
+    assert (target.operation, target.model) == (Operation.INFER, request.model)
+    return dialect.read_request(target, call.headers, call.body, signature)
+
+
+def answer(dialect: Dialect, response: InferResponse, signature: Signature, style: str) -> InferResponse:
+    """Write a response in a dialect and read it as that dialect's client would."""
+    headers, body = dialect.write_response(response, a_request(style=style))
+    return dialect.read_response(headers, body, signature)
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+@given(tensors("a", finite=True, text=True), tensors("b", finite=True, text=True))
+def test_requests_survive_every_round_trip(first: Dialect, second: Dialect, a: Tensor, b: Tensor) -> None:
+    signature = signature_of(a, b)
+    once = ask(first, a_request(a, b, model="m x"), signature)
+    there = ask(second, once, signature)
+    back = ask(first, there, signature)
+    check(back, signature)
+    for request in (once, there, back):
+        assert_same(request.inputs[0], a)
+        assert_same(request.inputs[1], b)
+    key = canonical_key(a_request(a, b), "m", "1", b"")
+    assert {canonical_key(request, "m", "1", b"") for request in (once, there, back)} == {key}
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+@given(tensors("a", finite=True, text=True), tensors("b", finite=True, text=True))
+def test_answers_survive_every_round_trip(first: Dialect, second: Dialect, a: Tensor, b: Tensor) -> None:
+    signature = signature_of(a, b)
+    there = answer(first, a_response(a, b), signature, "column")
+    back = answer(first, answer(second, there, signature, "column"), signature, "column")
+    for mine, theirs in zip(back.outputs, (a, b), strict=True):
+        assert_same(mine, theirs)
+
+
+@given(st.integers(0, 5).flatmap(lambda n: st.tuples(*[tensors(name, shapes=_rows_of(n)) for name in "ab"])))
+def test_rows_of_several_outputs_are_put_together_again(outputs: tuple[Tensor, ...]) -> None:
+    again = answer(TENSORFLOW_SERVING, a_response(*outputs), signature_of(*outputs), "row").outputs
+    if outputs[0].shape[0] == 0:  # [] says not even how many outputs there are; the signature does
+        assert [each.shape for each in again] == [each.shape for each in outputs]
+    for mine, theirs in zip(again, outputs, strict=True):
+        assert_same(mine, theirs)
+
+
+def _rows_of(n: int) -> st.SearchStrategy[tuple[int, ...]]:
+    return hnp.array_shapes(min_dims=0, max_dims=2, min_side=1, max_side=3).map(lambda inner: (n, *inner))
+
+
+@given(tensors("x"))
+def test_tensorflow_serving_carries_every_value_there_is(tensor: Tensor) -> None:
+    signature = signature_of(tensor)
+    (again,) = ask(TENSORFLOW_SERVING, a_request(tensor), signature).inputs
+    assert_same(again, tensor)
+    for style in ("row", "column"):
+        (again,) = answer(TENSORFLOW_SERVING, a_response(tensor), signature, style).outputs
+        assert_same(again, tensor)
+
+
+@given(tensors("x"))
+def test_v2_json_carries_a_tensor_unharmed_or_refuses_it(tensor: Tensor) -> None:
+    try:
+        (again,) = ask(KSERVE_V2, a_request(tensor), signature_of(tensor)).inputs
+    except InvalidPrediction as refusal:
+        code = refusal.code
+    else:
+        assert_same(again, tensor)
+        return
+    assert code == ("not_text" if tensor.dtype == "BYTES" else "not_finite")
+
+
+def test_digits_through_both_protocols_give_the_same_numbers() -> None:
+    rng = np.random.default_rng(7)
+    probabilities = rng.random((3, 10)).astype(np.float32)
+    backend = a_response(
+        Tensor("probabilities", "FP32", (3, 10), probabilities),
+        a_tensor("label", "INT64", probabilities.argmax(1)),
+    )
+    for style, dialect in (("row", TENSORFLOW_SERVING), ("column", TENSORFLOW_SERVING), ("named", KSERVE_V2)):
+        read = answer(dialect, backend, DIGITS, style)
+        for mine, theirs in zip(read.outputs, backend.outputs, strict=True):
+            assert_same(mine, theirs)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+def test_every_dialect_answers_errors_with_the_same_code_inside(dialect: Dialect) -> None:
+    headers, body = dialect.write_error(429, "throttled", "slow down")
+    assert headers == [(b"content-type", b"application/json")]
+    assert b'"code":"throttled"' in body
+    assert dialect.read_error(429, headers, body).message == "slow down"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+def test_operations_other_than_inference_are_not_read(dialect: Dialect) -> None:
+    with pytest.raises(InvalidPrediction) as refused:
+        dialect.read_request(Target(dialect, Operation.METADATA, "m"), [], b"{}", DIGITS)
+    assert refused.value.code == "unsupported"
