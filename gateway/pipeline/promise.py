@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Promise(Generic[T]):
@@ -56,6 +57,27 @@ class Promise(Generic[T]):
             on_error(self._error)
         else:
             on_value(self._value)  # type: ignore[arg-type]  # settled without error: the value is a T
+
+    def chain(self, step: Callable[[T], Eventual[U]]) -> Promise[U]:
+        """Go on with `step` once the value is there, and return the promise of what it gives.
+
+        What `step` raises becomes that promise's failure, so that whoever waits learns of it.
+        """
+        later: Promise[U] = Promise()
+
+        def arrived(value: T) -> None:
+            try:
+                result = step(value)
+            except Exception as error:
+                later.reject(error)
+                return
+            if isinstance(result, Promise):
+                result.then(later.resolve, later.reject)
+            else:
+                later.resolve(result)
+
+        self.then(arrived, later.reject)
+        return later
 
     def __repr__(self) -> str:
         state = "waiting" if not self.done else ("failed" if self._error is not None else "resolved")

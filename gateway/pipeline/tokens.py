@@ -2,8 +2,8 @@
 
 No I/O, no clock.
 
-    read      strict compact form (three base64url parts, canonical, no padding), strict JSON (no member twice),
-              and a header that asks for nothing we don't do
+    read      strict compact form (three base64url parts, canonical, no padding), strict JSON (no member
+              twice), and a header that asks for nothing we don't do
     verify    algorithm by configuration and by the key's own type, then signature, then audience and times
     whose     claims -> Principal
 
@@ -49,8 +49,8 @@ _JWS: Final = jwt.PyJWS()
 class InvalidToken(Exception):
     """A token that proves nothing.
 
-    code: invalid_token, unknown_issuer, wrong_audience, expired_token or token_not_yet_valid. The message is fit
-    for a client and holds no part of the token.
+    code: invalid_token, unknown_issuer, wrong_audience, expired_token or token_not_yet_valid. The message is
+    fit for a client and holds no part of the token.
     """
 
     def __init__(self, message: str, code: str = "invalid_token") -> None:

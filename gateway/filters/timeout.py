@@ -1,0 +1,68 @@
+"""How long the whole exchange may take, from its head to its answer: `timeout: 2s`.
+
+Sets the deadline that every later wait, attempt and retry is measured against; the time for one try is the
+pools' business (`per_try_timeout`). A client that knows better may shorten it with `x-request-timeout-ms`
+(whole milliseconds, above zero), never lengthen it; a value that can't be read is refused, because a client
+that believes in a deadline it hasn't got is worse off than one that is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.config.kind import REQUIRED, setting
+from gateway.config.units import Duration
+from gateway.http.message import Response
+from gateway.pipeline.context import Context
+from gateway.pipeline.errors import Refusal
+from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
+from gateway.pipeline.promise import Eventual
+
+FIELD: Final = b"x-request-timeout-ms"
+_LONGEST: Final = 9  # digits: 11 days, more than any deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Timeout:
+    """How long an exchange may take."""
+
+    total: Duration = setting(
+        REQUIRED, "from the request's head to its answer's end", example="2s", short=True, at_least=0.001
+    )
+    client: bool = setting(True, "clients may shorten it with x-request-timeout-ms")
+
+
+class TimeoutFilter(Filter):
+    """Sets `ctx.deadline`."""
+
+    name = "timeout"
+
+    def __init__(self, config: Timeout, policy: str) -> None:
+        self._total = config.total
+        self._client = config.client
+        self._policy = policy
+
+    def on_request(self, ctx: Context) -> Eventual[Response | Refusal | None]:
+        """Count from the head's arrival, not from now: filters before this one may have waited."""
+        total: float = self._total
+        wished = ctx.request.header(FIELD) if self._client else None
+        if wished is not None:
+            if not wished.isdigit() or len(wished) > _LONGEST or int(wished) == 0:
+                return Refusal(
+                    400,
+                    "bad_timeout",
+                    "x-request-timeout-ms must be a whole number of milliseconds above zero",
+                    policy=self._policy,
+                )
+            total = min(total, int(wished) / 1000)
+        ctx.deadline = ctx.started + total
+        return None
+
+
+def _build(rules: Sequence[Rule[Timeout]], parts: Parts) -> Iterable[Filter]:
+    return [TimeoutFilter(rules[0].value, rules[0].policy)]
+
+
+KIND = FilterKind("timeout", Timeout, summary="how long the whole exchange may take", build=_build)
