@@ -19,7 +19,8 @@ from typing import Final
 import numpy as np
 import orjson
 
-from gateway.dialects.tensors import Array, InferRequest, Tensor, little_endian
+from gateway.dialects.binary import little_endian
+from gateway.dialects.tensors import Array, InferRequest, Tensor
 
 KEY_BYTES: Final = 16
 _ABOUT_DELIVERY: Final = frozenset(("id", "timeout", "priority", "trace"))

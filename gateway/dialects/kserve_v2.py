@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Final
 
+from gateway.dialects.binary import JSON_LENGTH, BinaryTail, from_binary, split, to_binary
 from gateway.dialects.errors import (
     MALFORMED_REQUEST,
     NOT_FINITE,
@@ -38,7 +39,7 @@ from gateway.dialects.errors import (
     InvalidPrediction,
 )
 from gateway.dialects.json_text import read_json, write_json
-from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, TensorSpec, explain
+from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, TensorSpec, dimension, explain
 from gateway.dialects.protocol import (
     GETS,
     JSON_TYPE,
@@ -63,14 +64,12 @@ from gateway.dialects.tensors import (
     Style,
     Tensor,
     check_shape,
-    from_binary,
     is_finite,
     numbers,
     text,
-    to_binary,
     unnest,
 )
-from gateway.http.message import Headers, find
+from gateway.http.message import Headers
 
 _MODEL_ROUTE: Final = re.compile(rb"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(infer|ready))?")
 _SERVER_ROUTES: Final = {
@@ -89,7 +88,6 @@ _SUFFIX: Final = {
     Operation.READY: b"/ready",
     Operation.METADATA: b"",
 }
-_JSON_LENGTH: Final = b"inference-header-content-length"
 _DTYPES: Final = frozenset(DTYPES)
 
 
@@ -144,7 +142,7 @@ class KServeV2:
         """Read a client's prediction; the signature serves only for better words when it is wrong."""
         require_infer(target, headers)
         try:
-            text_part, binary = _split(headers, body)
+            text_part, binary = split(headers, body)
             document = require_object(read_json(text_part))
             return _read_request(target, document, binary)
         except InvalidPrediction as error:
@@ -172,7 +170,7 @@ class KServeV2:
 
     def read_response(self, headers: Headers, body: bytes, signature: Signature | None) -> InferResponse:
         """Read a backend's answer, JSON and binary outputs in any mixture."""
-        text_part, binary = _split(headers, body)
+        text_part, binary = split(headers, body)
         document = require_object(read_json(text_part, non_finite=True))
         outputs = _read_tensors(document, "outputs", binary)
         return InferResponse(
@@ -289,42 +287,7 @@ def _model_path(model: str, version: str | None) -> bytes:
 # Reading
 
 
-class _Binary:
-    """The binary tensors behind the JSON, taken from the front."""
-
-    __slots__ = ("_at", "_body")
-
-    def __init__(self, body: bytes, at: int) -> None:
-        self._body = body
-        self._at = at
-
-    def take(self, name: str, size: object) -> bytes:
-        if type(size) is not int or not 0 <= size <= len(self._body) - self._at:
-            raise InvalidPrediction(MALFORMED_REQUEST, f"binary_data_size of {name!r} reaches past the body")
-        start = self._at
-        self._at += size
-        return self._body[start : self._at]
-
-    def finish(self) -> None:
-        if self._at != len(self._body):
-            raise InvalidPrediction(MALFORMED_REQUEST, "bytes are left over behind the last binary tensor")
-
-
-def _split(headers: Headers, body: bytes) -> tuple[bytes, _Binary | None]:
-    announced = find(headers, _JSON_LENGTH)
-    if announced is None:
-        return body, None
-    if not announced.isdigit() or len(announced) > 18 or int(announced) > len(body):
-        raise InvalidPrediction(
-            MALFORMED_REQUEST, "Inference-Header-Content-Length is no length inside the body"
-        )
-    length = int(announced)
-    if not length:
-        raise InvalidPrediction(UNSUPPORTED, "raw binary requests, without JSON, are not supported")
-    return body[:length], _Binary(body, length)
-
-
-def _read_request(target: Target, document: dict[str, object], binary: _Binary | None) -> InferRequest:
+def _read_request(target: Target, document: dict[str, object], binary: BinaryTail | None) -> InferRequest:
     inputs = _read_tensors(document, "inputs", binary)
     if not inputs:
         raise InvalidPrediction(MALFORMED_REQUEST, "'inputs' is empty")
@@ -376,7 +339,7 @@ def _read_outputs(asked: object) -> tuple[tuple[str, ...] | None, bool]:
     return tuple(names), wants_binary
 
 
-def _read_tensors(document: dict[str, object], key: str, binary: _Binary | None) -> tuple[Tensor, ...]:
+def _read_tensors(document: dict[str, object], key: str, binary: BinaryTail | None) -> tuple[Tensor, ...]:
     listed = document.get(key)
     if type(listed) is not list:
         raise InvalidPrediction(MALFORMED_REQUEST, f"'{key}' must be a list of tensors")
@@ -388,7 +351,7 @@ def _read_tensors(document: dict[str, object], key: str, binary: _Binary | None)
     return tensors
 
 
-def _read_tensor(each: object, binary: _Binary | None) -> Tensor:
+def _read_tensor(each: object, binary: BinaryTail | None) -> Tensor:
     if type(each) is not dict:
         raise InvalidPrediction(MALFORMED_REQUEST, "a tensor must be an object")
     name = text("a tensor's name", each.get("name"))
@@ -418,7 +381,7 @@ def _read_binary(
     shape: tuple[int, ...],
     params: Mapping[str, object],
     each: dict[str, object],
-    binary: _Binary | None,
+    binary: BinaryTail | None,
 ) -> Tensor:
     if binary is None or "data" in each:
         raise InvalidPrediction(
@@ -487,16 +450,7 @@ def _spec(each: dict[str, object]) -> TensorSpec:
     shape = each.get("shape")
     if type(shape) is not list:
         raise InvalidPrediction(MALFORMED_REQUEST, f"the shape of {name!r} is malformed")
-    return TensorSpec(name, dtype, tuple(_dim(name, dim) for dim in shape))
-
-
-def _dim(name: str, dim: object) -> int:
-    """One declared dimension; text where the server prints protobuf's int64."""
-    if type(dim) is str and re.fullmatch(r"-?[0-9]{1,18}", dim):
-        dim = int(dim)
-    if type(dim) is not int:
-        raise InvalidPrediction(MALFORMED_REQUEST, f"the shape of {name!r} is malformed")
-    return max(-1, dim)
+    return TensorSpec(name, dtype, tuple(dimension(name, dim) for dim in shape))
 
 
 # Writing
@@ -542,7 +496,7 @@ def _write_binary(document: dict[str, object], outputs: tuple[Tensor, ...]) -> t
         for tensor, raw in zip(outputs, raws, strict=True)
     ]
     head = write_json(document)
-    headers = [(b"content-type", b"application/octet-stream"), (_JSON_LENGTH, b"%d" % len(head))]
+    headers = [(b"content-type", b"application/octet-stream"), (JSON_LENGTH, b"%d" % len(head))]
     return headers, head + b"".join(raws)
 
 

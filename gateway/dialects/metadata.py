@@ -7,11 +7,19 @@ the text of every complaint: a client that sent the wrong tensor sees what would
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.dialects.errors import UNKNOWN_SIGNATURE, WRONG_DTYPE, WRONG_NAME, WRONG_SHAPE, InvalidPrediction
+from gateway.dialects.errors import (
+    MALFORMED_REQUEST,
+    UNKNOWN_SIGNATURE,
+    WRONG_DTYPE,
+    WRONG_NAME,
+    WRONG_SHAPE,
+    InvalidPrediction,
+)
 from gateway.dialects.tensors import InferRequest
 
 DEFAULT_SIGNATURE: Final = "serving_default"
@@ -84,6 +92,18 @@ class Metadata:
 
 def _list(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(spec.render() for spec in specs)
+
+
+def dimension(name: str, size: object) -> int:
+    """Read one declared dimension, -1 where it may vary; text where a server prints protobuf's int64.
+
+    Raises InvalidPrediction (malformed_request).
+    """
+    if type(size) is str and re.fullmatch(r"-?[0-9]{1,18}", size, re.ASCII):
+        size = int(size)
+    if type(size) is not int:
+        raise InvalidPrediction(MALFORMED_REQUEST, f"the shape of {name!r} is malformed")
+    return max(-1, size)
 
 
 def wrong(code: str, message: str, signature: Signature) -> InvalidPrediction:

@@ -237,52 +237,6 @@ def _describe(value: object) -> str:
             return f"the number {value!r:.40}"
 
 
-# From binary to tensors
-
-
-def from_binary(name: str, dtype: str, shape: tuple[int, ...], raw: bytes) -> Array | list[bytes]:
-    """Read a tensor's raw bytes: row-major, little-endian; BYTES as u32 length and bytes; BOOL one byte each.
-
-    Raises InvalidPrediction (wrong_shape) unless raw holds exactly prod(shape) elements.
-    """
-    if dtype == BYTES:
-        return _split_binary(name, prod(shape), raw)
-    target = NUMPY[dtype]
-    if len(raw) != prod(shape) * target.itemsize:
-        need = prod(shape) * target.itemsize
-        raise InvalidPrediction(WRONG_SHAPE, f"{name!r} needs {need} bytes of binary data and has {len(raw)}")
-    if dtype == "BOOL":  # any byte but 0 is true; numpy must never see another bit pattern than 0 and 1
-        truth: Array = np.frombuffer(raw, np.uint8) != 0
-        return truth.reshape(shape)
-    return np.frombuffer(raw, target.newbyteorder("<")).astype(target, copy=False).reshape(shape)
-
-
-def _split_binary(name: str, count: int, raw: bytes) -> list[bytes]:
-    elements: list[bytes] = []
-    at = 0
-    while at < len(raw):
-        start = at + 4
-        at = start + int.from_bytes(raw[at:start], "little")
-        if start > len(raw) or at > len(raw):
-            break
-        elements.append(raw[start:at])
-    if at != len(raw) or len(elements) != count:
-        raise InvalidPrediction(WRONG_SHAPE, f"{name!r} does not hold {count} length-prefixed byte strings")
-    return elements
-
-
-def to_binary(tensor: Tensor) -> bytes:
-    """Write a tensor's raw bytes, as `from_binary` reads them."""
-    if isinstance(tensor.data, list):
-        return b"".join(len(element).to_bytes(4, "little") + element for element in tensor.data)
-    return little_endian(tensor.data)
-
-
-def little_endian(array: Array) -> bytes:
-    """Return prod(shape) * itemsize bytes, row-major, little-endian."""
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-
-
 # From tensors to JSON values
 
 

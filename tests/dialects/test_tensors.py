@@ -11,15 +11,13 @@ from gateway.dialects.tensors import (
     NUMPY,
     Tensor,
     check_shape,
-    from_binary,
     is_finite,
     nest,
     numbers,
     rows,
-    to_binary,
     unnest,
 )
-from tests.dialects.models import SHAPES, a_request, a_tensor, assert_same, tensors
+from tests.dialects.models import SHAPES, a_request, a_tensor
 
 
 @pytest.mark.parametrize(
@@ -156,42 +154,6 @@ def test_fp32_survives_decimal_text_in_every_usual_spelling(values: list[float])
         flat = read_json(spelling)
         assert isinstance(flat, list)
         assert numbers("x", "FP32", exact.shape, flat).tobytes() == exact.tobytes()
-
-
-@given(tensors())
-def test_binary_and_back_is_the_same_tensor(tensor: Tensor) -> None:
-    raw = to_binary(tensor)
-    again = Tensor(
-        tensor.name, tensor.dtype, tensor.shape, from_binary(tensor.name, tensor.dtype, tensor.shape, raw)
-    )
-    assert_same(again, tensor)
-
-
-@given(tensors(), st.binary(min_size=1, max_size=9))
-def test_binary_of_another_length_is_refused(tensor: Tensor, more: bytes) -> None:
-    raw = to_binary(tensor)
-    if tensor.dtype == "BYTES":  # what follows may be an element of its own: one too many
-        more = len(more).to_bytes(4, "little") + more
-    with pytest.raises(InvalidPrediction) as caught:
-        from_binary(tensor.name, tensor.dtype, tensor.shape, raw + more)
-    assert caught.value.code == "wrong_shape"
-
-
-@given(st.binary(max_size=40), st.integers(0, 5))
-def test_any_bytes_as_binary_strings_are_read_or_refused(raw: bytes, count: int) -> None:
-    try:
-        elements = from_binary("x", "BYTES", (count,), raw)
-    except InvalidPrediction:
-        return
-    assert len(elements) == count
-    assert to_binary(Tensor("x", "BYTES", (count,), elements)) == raw
-
-
-def test_binary_booleans_are_true_for_any_byte_but_zero() -> None:
-    read = from_binary("x", "BOOL", (3,), b"\x00\x01\xff")
-    assert isinstance(read, np.ndarray)
-    assert read.tolist() == [False, True, True]
-    assert read.view(np.uint8).tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize(("value", "finite"), [(1.0, True), (float("nan"), False), (float("-inf"), False)])
