@@ -27,7 +27,7 @@ from gateway.config.yaml_tree import Mapping as MappingNode
 from gateway.config.yaml_tree import Node, Scalar, parse_yaml
 from gateway.config.yaml_tree import Sequence as SequenceNode
 
-_PLAIN = re.compile(r"[A-Za-z0-9*][\w./%*-]*(?: [\w./%*-]+)*")
+_PLAIN = re.compile(r"[A-Za-z0-9][\w./%*-]*(?: [\w./%*-]+)*")
 _HEADER: Final = (
     "# What an operator set in an incident; it beats every other policy until its time is over.\n"
     "# Written by `headgate throttle | degrade | send | clear`, and by hand.\n"
@@ -135,7 +135,8 @@ def _split(text: str, root: MappingNode) -> dict[str, _Entry]:
     blocks = len(set(starts)) == len(starts) and all(key.mark.column == 1 for key, _ in root.entries)
     entries: dict[str, _Entry] = {}
     above = "".join(lines[: starts[0]]) if starts and blocks else "" if starts else text
-    for (key, node), start, end in zip(root.entries, starts, [*starts[1:], len(lines)], strict=True):
+    ends = [*starts[1:], len(lines)][: len(starts)]
+    for (key, node), start, end in zip(root.entries, starts, ends, strict=True):
         if not blocks:
             entries[key.text] = _Entry(f"{_text(key.text)}: {_flow_node(node)}\n", node, "")
             continue

@@ -222,10 +222,11 @@ def _people_overlap(first: Who, second: Who) -> bool:
 
 def newest_version(endpoint: EndpointConfig) -> str | None:
     """Return the version with the highest number; `1.10` is newer than `1.9`."""
-    return max(endpoint.versions, key=_natural, default=None)
+    return max(endpoint.versions, key=natural_order, default=None)
 
 
-def _natural(version: str) -> list[tuple[int, int, str]]:
+def natural_order(version: str) -> list[tuple[int, int, str]]:
+    """Return a sort key by which `1.10` comes after `1.9`."""
     parts = re.findall(r"\d+|\D+", version)
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
