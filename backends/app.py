@@ -116,6 +116,7 @@ class App:
     async def _predict(self, request: web.BaseRequest, dialect: Dialect, served: Served) -> Reply:
         body = await self._read_body(request)
         numbers, started = served.metrics, time.perf_counter()
+        numbers.in_flight += 1
         try:
             if len(body) > OFFLOAD_BYTES:
                 reply = await self._infer_large(body, request.headers, dialect, served)
@@ -130,6 +131,7 @@ class App:
             numbers.failures[EngineFailure.status] += 1
             raise
         finally:
+            numbers.in_flight -= 1
             numbers.requests += 1
             numbers.latency.observe(time.perf_counter() - started)
         return reply

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -98,4 +98,4 @@ def read_card(model: Path, version: str) -> Card:
     for said, folder, what in ((card.name, model.name, "name"), (card.version, version, "version")):
         if said not in ("", folder):
             raise ConfigError(f"{paths[-1]}:1: {what} is {said!r}, but the folder is {folder!r}")
-    return card
+    return replace(card, name=model.name, version=version)

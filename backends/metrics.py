@@ -62,6 +62,7 @@ class ModelMetrics:
         "cancelled",
         "engine_seconds",
         "failures",
+        "in_flight",
         "latency",
         "queued_rows",
         "requests",
@@ -74,6 +75,7 @@ class ModelMetrics:
         self.batch_rows = Histogram(ROWS_BOUNDS)  # rows per call of the engine
         self.engine_seconds = 0.0  # inside the engine
         self.queued_rows = 0  # waiting now
+        self.in_flight = 0  # requests read and not answered yet
         self.cancelled = 0  # dropped before dispatch because the client had left
 
 
@@ -104,6 +106,9 @@ class MetricsPage(Collector):
         )
         engine = CounterMetricFamily(prefix + "engine_seconds", "Time inside the engine", labels=_LABELS)
         queued = GaugeMetricFamily(prefix + "queued_rows", "Rows waiting for the engine", labels=_LABELS)
+        in_flight = GaugeMetricFamily(
+            prefix + "in_flight", "Inference requests read and not answered yet", labels=_LABELS
+        )
         latency = HistogramMetricFamily(
             prefix + "request_seconds", "From the request's last byte to its answer", labels=_LABELS
         )
@@ -117,7 +122,8 @@ class MetricsPage(Collector):
             cancelled.add_metric(key, metrics.cancelled)
             engine.add_metric(key, metrics.engine_seconds)
             queued.add_metric(key, metrics.queued_rows)
+            in_flight.add_metric(key, metrics.in_flight)
             for family, histogram in ((latency, metrics.latency), (batches, metrics.batch_rows)):
                 buckets, total = histogram.family()
                 family.add_metric(key, buckets=buckets, sum_value=total)
-        yield from (info, requests, failures, cancelled, engine, queued, latency, batches)
+        yield from (info, requests, failures, cancelled, engine, queued, in_flight, latency, batches)

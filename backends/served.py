@@ -116,7 +116,7 @@ def load_models(
 
 
 def _load(found: Found, settings: EngineSettings, executor: Executor, threads: int) -> Served:
-    card = replace(found.card, name=found.folder.parent.name, version=found.folder.name)
+    card = found.card
     where = f"{card.name} version {card.version}"
     engine = Engine.open(found.entry, replace(settings, environment=card.environment))
     _compare(where, "input", card.inputs, engine.signature.inputs)

@@ -196,7 +196,7 @@ def _parse_body(body: bytes) -> dict[str, object]:
             raise
         try:
             value = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise
@@ -237,7 +237,10 @@ def _only_input(validator: Validator) -> TensorSpec:
 
 def _tensor(values: object, spec: TensorSpec, validator: Validator) -> Array:
     if spec.dtype.name == "BYTES":
-        values = _texts(values, spec, validator)
+        try:
+            values = _texts(values, spec, validator)
+        except RecursionError as e:
+            raise validator.refuse(f"input {spec.name!r} is nested too deeply") from e
     return to_tensor(values, spec, validator.refuse)
 
 

@@ -84,7 +84,11 @@ def to_tensor(values: object, spec: TensorSpec, refuse: Callable[[str], Invalid]
         raise refuse(f"input {spec.name!r} holds values that are not {dtype.name}")
     if dtype.kinds == "iu" and not _in_range(parsed, dtype.numpy):
         raise refuse(f"input {spec.name!r} holds values beyond {dtype.name}")
-    return parsed.astype(dtype.numpy, copy=False)
+    try:
+        with np.errstate(over="raise"):
+            return parsed.astype(dtype.numpy, copy=False)
+    except FloatingPointError as e:
+        raise refuse(f"input {spec.name!r} holds values beyond {dtype.name}") from e
 
 
 def _in_range(parsed: Array, dtype: np.dtype[Any]) -> bool:
