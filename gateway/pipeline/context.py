@@ -67,6 +67,7 @@ class Context:
         "attempts",
         "body_sent",
         "cache_status",
+        "chosen_by",
         "client",
         "credential_field",
         "deadline",
@@ -131,6 +132,7 @@ class Context:
         self.importance = 1  # importance: 0 critical, 1 normal, 2 sheddable
         self.pool: Pool | None = None  # send, release, degrade
         self.version = ""  # send, release: the model version chosen, "" = the pool's own
+        self.chosen_by = ""  # url | override | release | send: who chose pool and version, "" = nobody
         self.arm = ""  # release: stable | candidate
         self.parsed: InferRequest | None = None  # prediction
         self.safe_to_retry = False  # safe_to_retry

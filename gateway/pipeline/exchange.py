@@ -355,7 +355,7 @@ class Exchange:
         if not self.ctx.pool.retries_status(response.status) or not self._replayable():
             return False
         self.ctx.now = self._gateway.clock.now()
-        return self.ctx.pool.may_retry_answer(response, self.ctx)
+        return self.ctx.pool.may_retry_answer(response, self.ctx, self._tried)
 
     def _end_attempt(self, response: Response | None) -> None:
         attempt, self._attempt = self._attempt, None
@@ -437,6 +437,8 @@ class Exchange:
         ctx.status = response.status
         ctx.first_byte = self._gateway.clock.now()
         response.headers.append((b"x-request-id", ctx.request_id))
+        if ctx.degraded:
+            response.headers.append((b"x-degraded", ctx.degraded.encode("latin-1", "replace")))
         if response.body is not None:
             ctx.body_sent = len(response.body)
             self._down.reply(response)

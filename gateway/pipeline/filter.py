@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.config.kind import Kind
 from gateway.config.resolve import Who
-from gateway.config.schema import IssuerConfig
+from gateway.config.schema import Failure, IssuerConfig
 from gateway.http.message import Response
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import GatewayError, Refusal
@@ -138,6 +138,7 @@ class Parts:
     signatures: Signatures
     pressure: Pressure
     gateways: Callable[[], int]
+    on_store_failure: Failure = "local"  # of throttles that don't say
 
 
 @dataclass(frozen=True)

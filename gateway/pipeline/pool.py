@@ -317,13 +317,13 @@ class Pool:
         """Tell whether this status is ever worth another try."""
         return status >= 502 and str(status) in self.settings.retry.on
 
-    def may_retry_answer(self, response: Response, ctx: Context) -> bool:
+    def may_retry_answer(self, response: Response, ctx: Context, tried: Sequence[Instance]) -> bool:
         """Tell whether another instance may be tried after this answer. Never where it means bad input."""
         if ctx.attempts > self.settings.retry.attempts or ctx.now >= ctx.deadline:
             return False
         if self.judge(response, ctx) is not Outcome.FAILURE or not self._repeatable(ctx):
             return False
-        if not any(i.usable(ctx.now) and i is not ctx.instance for i in self.members.instances):
+        if not any(one.usable(ctx.now) and one not in tried for one in self.members.instances):
             return False
         return self.retry_budget.spend(ctx.now)
 

@@ -6,16 +6,19 @@ requests in flight (governance/overload.py has the law); pools feed their own fr
 
 from __future__ import annotations
 
+from gateway.governance.overload import Shedder
+
 
 class Pressure:
     """The gateway's own pressure, one mutable cell shared by all exchanges."""
 
-    __slots__ = ("in_flight", "lag", "level")
+    __slots__ = ("in_flight", "lag", "level", "shedder")
 
     def __init__(self) -> None:
         self.level = 0.0
         self.lag = 0.0  # s, p90 of the event loop's lateness
         self.in_flight = 0
+        self.shedder: Shedder | None = None  # made by the first `importance` filter, shared by all
 
     def __repr__(self) -> str:
         return f"<Pressure {self.level:.2f} | lag {self.lag * 1000:.1f} ms, {self.in_flight} in flight>"

@@ -1,0 +1,174 @@
+"""The admin API, on a port of its own: health, metrics, what runs, reload, purge, explain, registry.
+
+    GET    /healthz /readyz /metrics            open
+    GET    /config /endpoints /pools /instances what runs (ETag: the policies' digest)
+    POST   /reload                              read the policy folder again; If-Match as a guard
+    POST   /explain                             decide one request without sending it or spending anything
+    DELETE /cache?endpoint=…                    purge cached answers
+    GET    /registry                            the local registry's leases
+    POST   /registry/{service}                  register -> 201 {"lease", "ttl"}
+    PUT    /registry/leases/{lease}             renew -> 200, 404 when it is gone
+    DELETE /registry/leases/{lease}             deregister
+
+It shows the running objects through views.py and asks the runtime, through `Operations`, for what changes
+anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol
+
+import orjson
+from aiohttp import web
+
+from gateway.admin import views
+from gateway.admin.guard import Guard, problem
+from gateway.admin.registry import RegistryRoutes
+from gateway.config.secret import Secret
+from gateway.discovery.local import LocalRegistry
+from gateway.discovery.registry import RegistryStatus
+from gateway.pipeline.snapshot import Snapshot
+
+BODY_LIMIT = 16 * 1024 * 1024
+
+
+class Operations(Protocol):
+    """What the admin API asks of the runtime."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The running snapshot."""
+        ...
+
+    @property
+    def draining(self) -> bool:
+        """Whether the gateway is about to stop."""
+        ...
+
+    def now(self) -> float:
+        """Seconds, monotonic."""
+        ...
+
+    def metrics(self) -> bytes:
+        """Everything as Prometheus text."""
+        ...
+
+    def registry_status(self) -> RegistryStatus | None:
+        """How the registry stands."""
+        ...
+
+    def last_reload(self) -> Mapping[str, object]:
+        """When the policies were last read, and what was wrong with them."""
+        ...
+
+    async def reload(self) -> Mapping[str, object]:
+        """Read the policies now; `ok` says whether they run."""
+        ...
+
+    def purge(self, endpoint: str | None) -> int:
+        """Forget cached answers; returns how many."""
+        ...
+
+    def explain(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Mapping[str, object]:
+        """Decide one request as the exchange would, spending and sending nothing."""
+        ...
+
+
+def make_app(
+    operations: Operations, *, host: str, token: Secret | None, local: LocalRegistry | None
+) -> web.Application:
+    """Make the application. host: the name it listens at; local: None when another registry is configured."""
+    guard = Guard(host, token)
+    app = web.Application(middlewares=[guard.middleware], client_max_size=BODY_LIMIT)
+    handlers = _Handlers(operations)
+    app.add_routes(
+        [
+            web.get("/healthz", handlers.healthz),
+            web.get("/readyz", handlers.readyz),
+            web.get("/metrics", handlers.metrics),
+            web.get("/config", handlers.config),
+            web.get("/endpoints", handlers.endpoints),
+            web.get("/pools", handlers.pools),
+            web.get("/instances", handlers.instances),
+            web.post("/reload", handlers.reload),
+            web.post("/explain", handlers.explain),
+            web.delete("/cache", handlers.purge),
+        ]
+    )
+    if local is not None:
+        app.add_routes(RegistryRoutes(local, operations.now).table())
+    return app
+
+
+class _Handlers:
+    """One method per path."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._runtime = operations
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        reasons = views.not_ready(self._runtime.snapshot, self._runtime.now())
+        if self._runtime.draining:
+            reasons = ["the gateway is stopping", *reasons]
+        if reasons:
+            return _json({"ready": False, "reasons": reasons}, status=503)
+        return _json({"ready": True})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        text = await asyncio.get_running_loop().run_in_executor(None, self._runtime.metrics)
+        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def config(self, request: web.Request) -> web.Response:
+        snapshot = self._runtime.snapshot
+        shown = {
+            "version": snapshot.version,
+            "digest": snapshot.digest,
+            "endpoints": [views.endpoint(one) for one in snapshot.endpoints.values()],
+            "pools": [views.pool(one, self._runtime.now()) for one in snapshot.pools.values()],
+            "registry": views.registry(self._runtime.registry_status()),
+            "last_reload": dict(self._runtime.last_reload()),
+        }
+        return _json(shown, headers={"ETag": f'"{snapshot.digest}"'})
+
+    async def endpoints(self, request: web.Request) -> web.Response:
+        return _json([views.endpoint(one) for one in self._runtime.snapshot.endpoints.values()])
+
+    async def pools(self, request: web.Request) -> web.Response:
+        now = self._runtime.now()
+        return _json([views.pool(one, now) for one in self._runtime.snapshot.pools.values()])
+
+    async def instances(self, request: web.Request) -> web.Response:
+        return _json(views.instances(self._runtime.snapshot, self._runtime.now()))
+
+    async def reload(self, request: web.Request) -> web.Response:
+        wanted = request.headers.get("If-Match")
+        if wanted is not None and wanted.strip('"') != self._runtime.snapshot.digest:
+            return problem(412, "changed_meanwhile", "other policies run by now than If-Match names")
+        result = await self._runtime.reload()
+        return _json(result, status=200 if result.get("ok") else 422)
+
+    async def purge(self, request: web.Request) -> web.Response:
+        endpoint = request.query.get("endpoint")
+        if endpoint is not None and endpoint not in self._runtime.snapshot.endpoints:
+            return problem(404, "unknown_endpoint", f"there is no endpoint '{endpoint}'")
+        return _json({"purged": self._runtime.purge(endpoint)})
+
+    async def explain(self, request: web.Request) -> web.Response:
+        try:
+            asked = orjson.loads(await request.read())
+            method, url = str(asked.get("method", "GET")), str(asked["url"])
+            headers = {str(name): str(value) for name, value in dict(asked.get("headers", {})).items()}
+            body = str(asked.get("body", "")).encode()
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
+            return problem(400, "malformed", 'expected {"method": …, "url": …, "headers": {…}, "body": "…"}')
+        return _json(self._runtime.explain(method, url, headers, body))
+
+
+def _json(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    body = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str)
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)

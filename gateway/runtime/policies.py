@@ -1,0 +1,156 @@
+"""The policy folder at run time: watched, read, checked, built, swapped in; the last good one is kept.
+
+    files change ──► load (a thread) ──► errors? kept as the last report, nothing else happens
+                                    └──► build (the same thread) ──► swap: one assignment in the event loop
+
+The folder is looked at every `EVERY` seconds by names, sizes, inodes and times: that sees an editor's rename, a
+Kubernetes ConfigMap's link swap and a network disk alike. A reload never costs a request: those under way keep
+the snapshot they were pinned to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config.load import Loaded, load, policy_files
+from gateway.config.schema import Schema
+from gateway.filters.catalog import KINDS
+from gateway.runtime.build import Built, Ports, build, discarded
+
+EVERY = 0.2  # s
+
+log = logging.getLogger("headgate.policies")
+
+Signature = tuple[tuple[str, int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How the last reading of the folder went. at: s since the epoch."""
+
+    ok: bool
+    at: float
+    digest: str
+    errors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def view(self) -> dict[str, object]:
+        """As the admin API shows it."""
+        return {
+            "ok": self.ok,
+            "at": round(self.at, 3),
+            "digest": self.digest,
+            "errors": list(self.errors),
+            "notes": list(self.notes),
+        }
+
+
+class PoliciesInvalid(Exception):
+    """The first reading found errors: there is nothing to run."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(loaded.report())
+        self.loaded = loaded
+
+
+def read(folder: Path) -> Loaded:
+    """Read and check a policy folder with all the verbs there are."""
+    return load(folder, KINDS)
+
+
+class Policies:
+    """The running policies of one worker. `install` is called in the event loop with every new build."""
+
+    def __init__(
+        self, folder: Path, ports: Ports, wall: Callable[[], float], install: Callable[[Built], None]
+    ) -> None:
+        self.folder = folder
+        self.built: Built | None = None
+        self.report = Report(True, 0.0, "")
+        self.reloads = 0
+        self.failures = 0
+        self._ports = ports
+        self._wall = wall
+        self._install = install
+        self._seen: Signature = ()
+        self._lock = asyncio.Lock()
+
+    def start(self, loaded: Loaded) -> None:
+        """Build and install what was read before the loop began. Raises PoliciesInvalid."""
+        if loaded.schema is None:
+            raise PoliciesInvalid(loaded)
+        self._seen = signature(self.folder)
+        self._took(build(loaded.schema, loaded.digest, self._ports, None), ())
+
+    async def watch(self) -> None:
+        """Reload when a file changes, for ever."""
+        while True:
+            await asyncio.sleep(EVERY)
+            now = await asyncio.to_thread(signature, self.folder)
+            if now != self._seen:
+                await self.reload()
+
+    async def reload(self) -> Report:
+        """Read the folder now. What fails changes nothing and is reported."""
+        async with self._lock:
+            self._seen = await asyncio.to_thread(signature, self.folder)
+            try:
+                loaded, built = await asyncio.to_thread(self._load_and_build)
+            except Exception as bug:  # a build that fails must not end the gateway: the last good one goes on
+                log.exception("policies could not be built")
+                return self._failed("", (f"internal error: {type(bug).__name__}: {bug}",))
+            if built is None:
+                return self._failed(loaded.digest, tuple(str(problem) for problem in loaded.errors))
+            assert self.built is not None
+            if built.snapshot.digest == self.built.snapshot.digest:
+                self.report = Report(True, self._wall(), loaded.digest, notes=self.report.notes)
+                return self.report
+            self.reloads += 1
+            self._took(built, needs_restart(self.built.schema, built.schema))
+            log.info("policies reloaded: version %d, digest %s", built.snapshot.version, loaded.digest[:12])
+            return self.report
+
+    def _load_and_build(self) -> tuple[Loaded, Built | None]:
+        loaded = read(self.folder)
+        if loaded.schema is None:
+            return loaded, None
+        return loaded, build(loaded.schema, loaded.digest, self._ports, self.built)
+
+    def _took(self, built: Built, notes: tuple[str, ...]) -> None:
+        previous, self.built = self.built, built
+        self.report = Report(True, self._wall(), built.snapshot.digest, notes=notes)
+        self._install(built)
+        for filter in discarded(previous, built) if previous is not None else ():
+            filter.close()
+        for note in notes:
+            log.warning("%s", note)
+
+    def _failed(self, digest: str, errors: tuple[str, ...]) -> Report:
+        self.failures += 1
+        self.report = Report(False, self._wall(), digest, errors)
+        for error in errors:
+            log.error("policies not reloaded: %s", error)
+        return self.report
+
+
+def signature(folder: Path) -> Signature:
+    """Return what changes when a file does: names, inodes, sizes, times of modification (ns)."""
+    try:
+        stats = [(path.name, path.stat()) for path in policy_files(folder)]
+    except OSError:
+        return ()
+    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+def needs_restart(before: Schema, after: Schema) -> tuple[str, ...]:
+    """Name what was changed and only a restart applies."""
+    fixed = ("listen", "registry", "stores", "log", "telemetry")
+    return tuple(
+        f"'{name}' was changed: that takes effect at the next start"
+        for name in fixed
+        if getattr(before, name) != getattr(after, name)
+    )
