@@ -52,8 +52,10 @@ from gateway.dialects.protocol import (
     encode_name,
     require_infer,
     require_object,
+    require_text,
     understand,
     wanted,
+    write_error_object,
 )
 from gateway.dialects.tensors import (
     BYTES,
@@ -66,7 +68,6 @@ from gateway.dialects.tensors import (
     check_shape,
     is_finite,
     numbers,
-    text,
     unnest,
 )
 from gateway.http.message import Headers
@@ -206,7 +207,7 @@ class KServeV2:
         self, status: int, code: str, message: str, details: dict[str, object] | None = None
     ) -> tuple[Headers, bytes]:
         """Write `{"error": message, "code": code}` with the details as further members."""
-        return [JSON_TYPE], write_json({**(details or {}), "error": message, "code": code})
+        return write_error_object(code, message, details)
 
     def read_error(self, status: int, headers: Headers, body: bytes) -> BackendError:
         """Understand `{"error": ...}`, FastAPI's `{"detail": ...}` or plain text."""
@@ -298,7 +299,7 @@ def _read_request(target: Target, document: dict[str, object], binary: BinaryTai
     if params is not NOTHING:
         params = dict(params)
         wants_binary |= params.pop("binary_data_output", False) is True
-        signature = text("parameters.signature_name", params.pop("signature_name", ""))
+        signature = require_text("parameters.signature_name", params.pop("signature_name", ""))
         if signature == DEFAULT_SIGNATURE:
             signature = ""
     if wants_binary:
@@ -327,7 +328,7 @@ def _read_outputs(asked: object) -> tuple[tuple[str, ...] | None, bool]:
     for each in asked:
         if type(each) is not dict:
             raise InvalidPrediction(MALFORMED_REQUEST, "each of 'outputs' must be an object with a name")
-        name = text("an output's name", each.get("name"))
+        name = require_text("an output's name", each.get("name"))
         if name in names:
             raise InvalidPrediction(WRONG_NAME, f"output {name!r} is asked for twice")
         names.append(name)
@@ -354,7 +355,7 @@ def _read_tensors(document: dict[str, object], key: str, binary: BinaryTail | No
 def _read_tensor(each: object, binary: BinaryTail | None) -> Tensor:
     if type(each) is not dict:
         raise InvalidPrediction(MALFORMED_REQUEST, "a tensor must be an object")
-    name = text("a tensor's name", each.get("name"))
+    name = require_text("a tensor's name", each.get("name"))
     dtype = each.get("datatype")
     if type(dtype) is not str or dtype not in _DTYPES:
         raise InvalidPrediction(WRONG_DTYPE, f"{name!r} has the unknown datatype {dtype!r:.40}")
@@ -432,7 +433,7 @@ def _refuse_shared_memory(params: Mapping[str, object]) -> None:
 
 def _optional_text(document: Mapping[str, object], key: str) -> str | None:
     value = document.get(key)
-    return None if value is None else text(f"'{key}'", value)
+    return None if value is None else require_text(f"'{key}'", value)
 
 
 def _specs(document: Mapping[str, object], key: str) -> tuple[TensorSpec, ...]:
@@ -443,7 +444,7 @@ def _specs(document: Mapping[str, object], key: str) -> tuple[TensorSpec, ...]:
 
 
 def _spec(each: dict[str, object]) -> TensorSpec:
-    name = text("a tensor's name", each.get("name"))
+    name = require_text("a tensor's name", each.get("name"))
     dtype = each.get("datatype")
     if type(dtype) is not str or dtype not in _DTYPES:
         raise InvalidPrediction(WRONG_DTYPE, f"{name!r} has the unsupported datatype {dtype!r:.40}")

@@ -25,7 +25,7 @@ from gateway.dialects.errors import (
     InvalidPrediction,
     kind_of,
 )
-from gateway.dialects.json_text import read_json
+from gateway.dialects.json_text import read_json, write_json
 from gateway.dialects.metadata import Metadata, Signature
 from gateway.dialects.tensors import InferRequest, InferResponse, Tensor
 from gateway.http.message import Headers, find
@@ -213,6 +213,13 @@ def require_object(document: object) -> dict[str, object]:
     return document
 
 
+def require_text(name: str, value: object) -> str:
+    """Return a member that must be a string; raises InvalidPrediction (malformed_request)."""
+    if type(value) is not str:
+        raise InvalidPrediction(MALFORMED_REQUEST, f"{name} must be a string")
+    return value
+
+
 def wanted(response: InferResponse, request: InferRequest) -> tuple[Tensor, ...]:
     """The outputs the client asked for, in its order.
 
@@ -225,6 +232,11 @@ def wanted(response: InferResponse, request: InferRequest) -> tuple[Tensor, ...]
         if name not in present:
             raise InvalidPrediction(WRONG_NAME, f"the answer has no output {name!r}")
     return tuple(present[name] for name in request.outputs)
+
+
+def write_error_object(code: str, message: str, details: dict[str, object] | None) -> tuple[Headers, bytes]:
+    """Write `{"error": message, "code": code}` with the details as further members."""
+    return [JSON_TYPE], write_json({**(details or {}), "error": message, "code": code})
 
 
 def understand(status: int, body: bytes) -> BackendError:

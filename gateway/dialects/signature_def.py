@@ -13,8 +13,8 @@ from typing import Final
 from gateway.dialects.errors import MALFORMED_REQUEST, WRONG_DTYPE, InvalidPrediction
 from gateway.dialects.json_text import read_json, write_json
 from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, TensorSpec, dimension
-from gateway.dialects.protocol import require_object
-from gateway.dialects.tensors import BYTES, text
+from gateway.dialects.protocol import require_object, require_text
+from gateway.dialects.tensors import BYTES
 
 _DT: Final[Mapping[str, str]] = {
     "BOOL": "DT_BOOL",
@@ -86,7 +86,7 @@ def _specs(infos: object) -> tuple[TensorSpec, ...]:
 
 
 def _spec(name: str, info: dict[str, object]) -> TensorSpec:
-    dtype = _V2.get(text(f"the dtype of {name!r}", info.get("dtype", "")))
+    dtype = _V2.get(require_text(f"the dtype of {name!r}", info.get("dtype", "")))
     if dtype is None:
         raise InvalidPrediction(
             WRONG_DTYPE, f"the dtype of {name!r} is not supported: {info.get('dtype')!r:.60}"

@@ -47,8 +47,10 @@ from gateway.dialects.protocol import (
     encode_name,
     require_infer,
     require_object,
+    require_text,
     understand,
     wanted,
+    write_error_object,
 )
 from gateway.dialects.signature_def import read_metadata, write_metadata
 from gateway.dialects.tensors import (
@@ -61,7 +63,6 @@ from gateway.dialects.tensors import (
     is_finite,
     nest,
     numbers,
-    text,
     unnest,
 )
 from gateway.http.message import Headers
@@ -133,7 +134,7 @@ class TensorFlowServing:
         document = require_object(read_json(body, non_finite=True))
         if signature is None:
             raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
-        chosen = signature.named(text("'signature_name'", document.get("signature_name", "")))
+        chosen = signature.named(require_text("'signature_name'", document.get("signature_name", "")))
         by_row = "instances" in document
         if by_row == ("inputs" in document):
             which = "not both" if by_row else "one is missing"
@@ -194,7 +195,7 @@ class TensorFlowServing:
         self, status: int, code: str, message: str, details: dict[str, object] | None = None
     ) -> tuple[Headers, bytes]:
         """Write `{"error": message, "code": code}` with the details as further members."""
-        return [JSON_TYPE], write_json({**(details or {}), "error": message, "code": code})
+        return write_error_object(code, message, details)
 
     def read_error(self, status: int, headers: Headers, body: bytes) -> BackendError:
         """Understand `{"error": ...}`, whose status is absl's code mapped to HTTP."""

@@ -27,7 +27,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gateway.dialects.errors import MALFORMED_REQUEST, WRONG_DTYPE, WRONG_SHAPE, InvalidPrediction
+from gateway.dialects.errors import WRONG_DTYPE, WRONG_SHAPE, InvalidPrediction
 
 Array = npt.NDArray[np.generic]
 Style = Literal["row", "column", "named", "binary"]
@@ -256,10 +256,3 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether the tensor holds neither NaN nor an infinity."""
     data = tensor.data
     return isinstance(data, list) or data.dtype.kind != "f" or bool(np.isfinite(data).all())
-
-
-def text(name: str, value: object) -> str:
-    """Return a member that must be a string; raises InvalidPrediction (malformed_request)."""
-    if type(value) is not str:
-        raise InvalidPrediction(MALFORMED_REQUEST, f"{name} must be a string")
-    return value
