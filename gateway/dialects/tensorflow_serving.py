@@ -132,13 +132,16 @@ class TensorFlowServing:
         """Read a client's prediction in row or column form."""
         require_infer(target, headers)
         document = require_object(read_json(body, non_finite=True))
-        if signature is None:
-            raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
-        chosen = signature.named(require_text("'signature_name'", document.get("signature_name", "")))
+        asked = require_text("'signature_name'", document.get("signature_name", ""))
         by_row = "instances" in document
         if by_row == ("inputs" in document):
-            which = "not both" if by_row else "one is missing"
-            raise InvalidPrediction(MALFORMED_REQUEST, f"the body needs 'instances' or 'inputs'; {which}")
+            found = "both" if by_row else "neither"
+            raise InvalidPrediction(
+                MALFORMED_REQUEST, f"the body needs either 'instances' or 'inputs', and has {found}"
+            )
+        if signature is None:  # the last complaint: whatever is wrong already is the client's to mend
+            raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
+        chosen = signature.named(asked)
         try:
             if by_row:
                 inputs = _read_rows("instances", document["instances"], chosen.inputs)

@@ -210,6 +210,13 @@ def test_json_without_datatypes_needs_the_signature() -> None:
     assert (refused.value.code, refused.value.status) == ("signature_unknown", 503)
 
 
+@pytest.mark.parametrize(("body", "found"), [(b"{}", "neither"), (b'{"instances":[],"inputs":[]}', "both")])
+def test_what_is_wrong_under_any_signature_is_said_without_one(body: bytes, found: str) -> None:
+    with pytest.raises(InvalidPrediction, match=found) as refused:
+        read(body, None)
+    assert refused.value.status == 400
+
+
 @pytest.mark.parametrize("verb", [b"classify", b"regress"])
 def test_classify_and_regress_are_refused_clearly(verb: bytes) -> None:
     target = TFS.recognise(b"POST", b"/v1/models/digits:" + verb)
