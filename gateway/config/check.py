@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from gateway.config.decode import Positions
@@ -18,13 +18,16 @@ from gateway.config.problem import Mark, Problem, join, listing, nearest
 from gateway.config.resolve import (
     Candidate,
     Ranked,
+    candidates_of_endpoint,
+    candidates_of_people,
     collide,
     is_glob,
     names_endpoint,
     pool_verb_sources,
-    ranked_candidates,
     reach,
     references,
+    references_at,
+    references_of_people,
     referred_pool,
     target_pool,
     who_of,
@@ -69,7 +72,7 @@ def weights_problem(weights: Mapping[str, float]) -> str | None:
 
 
 class _Checker:
-    __slots__ = ("declared", "kinds", "positions", "schema")
+    __slots__ = ("declared", "kinds", "of_people", "positions", "schema")
 
     def __init__(
         self, schema: Schema, kinds: Sequence[Kind[Any]], positions: Positions, declared: Declared
@@ -78,6 +81,7 @@ class _Checker:
         self.kinds = {kind.name: kind for kind in kinds}
         self.positions = positions
         self.declared = declared
+        self.of_people = references_of_people(schema)
 
     def problems(self) -> Iterator[Problem]:
         """All rules, one after the other."""
@@ -147,8 +151,7 @@ class _Checker:
         """Whether any verb names a pool, or may have tried to: that is another problem then."""
         if self.declared.is_broken(join("endpoints", endpoint.name)) or self.declared.is_broken("policies"):
             return True
-        ranked = ranked_candidates(self.schema, endpoint.name)
-        named = [name for one in ranked for name in references(one.candidate.value)]
+        named = (reference for reference, _ in references_at(self.schema, endpoint.name, self.of_people))
         return any(name.kind in ("pool", "target") and not name.fallback for name in named)
 
     def shadowed(self) -> Iterator[Problem]:
@@ -335,23 +338,24 @@ class _Checker:
     def ties(self) -> Iterator[Problem]:
         """Two of the same rank for one verb at one endpoint: neither wins."""
         seen: set[tuple[str, str]] = set()
+        people = self.by_rank(candidates_of_people(self.schema))
         for endpoint in self.schema.endpoints:
-            for first, second in combinations(ranked_candidates(self.schema, endpoint), 2):
-                pair = (first.candidate.origin.path, second.candidate.origin.path)
-                if self.is_tie(first, second) and pair not in seen:
-                    seen.add(pair)
-                    yield self.tie(endpoint, first.candidate, second.candidate)
+            for rank, equals in self.by_rank(candidates_of_endpoint(self.schema, endpoint)).items():
+                # Two pages of people never tie: nobody is two principals or on two plans.
+                for first, second in (*combinations(equals, 2), *product(people.get(rank, ()), equals)):
+                    pair = (first.origin.path, second.origin.path)
+                    if pair not in seen and collide(first, second):
+                        seen.add(pair)
+                        yield self.tie(endpoint, first, second)
 
-    def is_tie(self, first: Ranked, second: Ranked) -> bool:
-        """Whether both could win."""
-        kind = self.kinds.get(first.candidate.verb)
-        return (
-            kind is not None
-            and not kind.accumulates
-            and first.candidate.verb == second.candidate.verb
-            and first.order == second.order
-            and collide(first.candidate, second.candidate)
-        )
+    def by_rank(self, candidates: Iterable[Ranked]) -> dict[tuple[object, ...], list[Candidate]]:
+        """Group candidates of verbs that don't accumulate by verb and rank."""
+        groups: dict[tuple[object, ...], list[Candidate]] = {}
+        for ranked in candidates:
+            kind = self.kinds.get(ranked.candidate.verb)
+            if kind is not None and not kind.accumulates:
+                groups.setdefault((kind.name, ranked.order), []).append(ranked.candidate)
+        return groups
 
     def tie(self, endpoint: str, first: Candidate, second: Candidate) -> Problem:
         """Name both."""
@@ -364,8 +368,8 @@ class _Checker:
     def disagreeing_pool_verbs(self) -> Iterator[Problem]:
         """A pool has one breaker, one balance …, whoever wrote it."""
         seen: set[tuple[str, str]] = set()
-        for pool in self.schema.pools:
-            for verb, (first, *others) in pool_verb_sources(self.schema, self.kinds.values(), pool).items():
+        for pool, sources in pool_verb_sources(self.schema, self.kinds.values()).items():
+            for verb, (first, *others) in sources.items():
                 for other in others:
                     pair = (first.origin.path, other.origin.path)
                     if other.value != first.value and pair not in seen:
@@ -395,14 +399,12 @@ class _Checker:
         """
         edges: dict[str, dict[str, tuple[Origin, str]]] = {}
         for endpoint in self.schema.endpoints.values():
-            primaries = reach(self.schema, endpoint.name, fallback=False)
-            for ranked in ranked_candidates(self.schema, endpoint.name):
-                for reference in references(ranked.candidate.value):
-                    pool = referred_pool(self.schema, endpoint, reference) if reference.fallback else None
-                    for primary in primaries if pool else ():
-                        if primary != pool or len(primaries) == 1:
-                            where = (ranked.candidate.origin, reference.name)
-                            edges.setdefault(primary, {}).setdefault(pool or "", where)
+            primaries = reach(self.schema, endpoint.name, False, self.of_people)
+            for reference, origin in references_at(self.schema, endpoint.name, self.of_people):
+                pool = referred_pool(self.schema, endpoint, reference) if reference.fallback else None
+                for primary in primaries if pool else ():
+                    if primary != pool or len(primaries) == 1:
+                        edges.setdefault(primary, {}).setdefault(pool or "", (origin, reference.name))
         return edges
 
 

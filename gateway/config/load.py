@@ -234,8 +234,8 @@ class _Reader:
             given["verbs"] = self.verbs(node, place, path, policy, fields)
             allowed = [kind.name for kind in self.kinds if kind.may_stand_on(place)]
             misplaced = [key for key, _ in node.entries if key.text in words and key.text not in allowed]
-            written = any(key.text in words for key, _ in node.entries)
-            if place in ("policy", "override") and not written:
+            others = [key.text for key, _ in node.entries if key.text not in fields]
+            if place in ("policy", "override") and not others:
                 self.decoder.report(node, path, f"expected at least one of {listing(allowed)}, found none")
             words = [*allowed, *(key.text for key in misplaced)]
         return self.decoder.struct(struct, node, path, given, words, partial=True)

@@ -43,7 +43,7 @@ class Problem:
 def nearest(word: str, words: Iterable[str]) -> str:
     """Return `; did you mean 'X'?` for the valid word closest to `word`, or an empty text."""
     known = {str(known).lower(): str(known) for known in words}
-    close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.65)
     return f"; did you mean '{known[close[0]]}'?" if close else ""
 
 

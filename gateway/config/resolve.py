@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from fnmatch import fnmatchcase
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 from gateway.config.kind import Kind, Origin, Placed, Reference, Referring
 from gateway.config.schema import EndpointConfig, PolicyConfig, Schema, Verbs
@@ -141,16 +142,26 @@ def candidates(schema: Schema, kinds: Iterable[Kind[Any]], endpoint: str) -> dic
 
 def ranked_candidates(schema: Schema, endpoint: str) -> Iterator[Ranked]:
     """Yield every verb of whatever scope that may hold for the endpoint, in no particular order of rank."""
-    if endpoint in schema.overrides:
-        override = schema.overrides[endpoint]
-        for verb, placed in _each(override.verbs):
-            yield _ranked(verb, placed, Rank.OVERRIDE, until=override.until)
+    yield from candidates_of_endpoint(schema, endpoint)
+    yield from candidates_of_people(schema)
+
+
+def candidates_of_people(schema: Schema) -> Iterator[Ranked]:
+    """Yield what stands on principals and plans: it holds for every endpoint, and there may be thousands."""
     for principal in schema.principals.values():
         for verb, placed in _each(principal.verbs):
             yield _ranked(verb, placed, Rank.PRINCIPAL, who=Who(principals=frozenset((principal.name,))))
     for plan in schema.plans.values():
         for verb, placed in _each(plan.verbs):
             yield _ranked(verb, placed, Rank.PLAN, who=Who(plans=frozenset((plan.name,))))
+
+
+def candidates_of_endpoint(schema: Schema, endpoint: str) -> Iterator[Ranked]:
+    """Yield what stands on the endpoint's override and page, and on policies that are for it."""
+    if endpoint in schema.overrides:
+        override = schema.overrides[endpoint]
+        for verb, placed in _each(override.verbs):
+            yield _ranked(verb, placed, Rank.OVERRIDE, until=override.until)
     if endpoint in schema.endpoints:
         for verb, placed in _each(schema.endpoints[endpoint].verbs):
             yield _ranked(verb, placed, Rank.ENDPOINT)
@@ -158,6 +169,31 @@ def ranked_candidates(schema: Schema, endpoint: str) -> Iterator[Ranked]:
         named = names_endpoint(policy, endpoint)
         if named is not None:
             yield from _of_policy(policy, named)
+
+
+def references_of_people(schema: Schema) -> tuple[tuple[Reference, Origin], ...]:
+    """Return the names that verbs on principals and plans speak of, and where."""
+    pages = [page.verbs for page in schema.principals.values() if page.verbs]
+    pages += [page.verbs for page in schema.plans.values() if page.verbs]
+    return tuple(
+        (reference, placed.origin)
+        for verbs in pages
+        for _, placed in _each(verbs)
+        for reference in references(placed.value)
+    )
+
+
+def references_at(
+    schema: Schema, endpoint: str, of_people: Iterable[tuple[Reference, Origin]] | None = None
+) -> Iterator[tuple[Reference, Origin]]:
+    """Yield the names that the verbs which may hold for an endpoint speak of, and where.
+
+    of_people: `references_of_people(schema)`, for who asks for many endpoints.
+    """
+    for ranked in candidates_of_endpoint(schema, endpoint):
+        for reference in references(ranked.candidate.value):
+            yield reference, ranked.candidate.origin
+    yield from references_of_people(schema) if of_people is None else of_people
 
 
 def _of_policy(policy: PolicyConfig, named: Rank) -> Iterator[Ranked]:
@@ -250,9 +286,16 @@ def target_pool(schema: Schema, endpoint: EndpointConfig, target: str) -> str | 
     return None
 
 
+@cache
+def _refers(struct: Any) -> bool:
+    """Whether a struct has `names()`: asked once per type, as isinstance of a Protocol takes 10 µs."""
+    return callable(getattr(struct, "names", None))
+
+
 def references(value: object) -> Iterable[Reference]:
     """Return the names a verb's struct speaks of."""
-    return value.names() if isinstance(value, Referring) else ()
+    struct: Any = type(value)
+    return cast(Referring, value).names() if _refers(struct) else ()
 
 
 def referred_pool(schema: Schema, endpoint: EndpointConfig, reference: Reference) -> str | None:
@@ -269,18 +312,23 @@ def referred_pool(schema: Schema, endpoint: EndpointConfig, reference: Reference
     return None
 
 
-def reach(schema: Schema, endpoint: str, fallback: bool | None = None) -> tuple[str, ...]:
+def reach(
+    schema: Schema,
+    endpoint: str,
+    fallback: bool | None = None,
+    of_people: Iterable[tuple[Reference, Origin]] | None = None,
+) -> tuple[str, ...]:
     """Return the pools that an endpoint's requests can come to, sorted.
 
-    fallback: True only those of a lesser answer, False only the others, None all.
+    fallback: True only those of a lesser answer, False only the others, None all. of_people: as in
+    `references_at`.
     """
     config = schema.endpoints[endpoint]
     found = set() if fallback else {pool for pool in config.versions.values() if pool in schema.pools}
-    for ranked in ranked_candidates(schema, endpoint):
-        for reference in references(ranked.candidate.value):
-            if reference.reached and fallback in (None, reference.fallback):
-                pool = referred_pool(schema, config, reference)
-                found |= {pool} if pool else set()
+    for reference, _ in references_at(schema, endpoint, of_people):
+        if reference.reached and fallback in (None, reference.fallback):
+            pool = referred_pool(schema, config, reference)
+            found |= {pool} if pool else set()
     return tuple(sorted(found))
 
 
@@ -288,31 +336,32 @@ def reach(schema: Schema, endpoint: str, fallback: bool | None = None) -> tuple[
 
 
 def pool_verb_sources(
-    schema: Schema, kinds: Iterable[Kind[Any]], pool: str
-) -> dict[str, tuple[Candidate, ...]]:
-    """Return what is said of a pool: per verb its own page's value, else one per endpoint that reaches it.
+    schema: Schema, kinds: Iterable[Kind[Any]]
+) -> dict[str, dict[str, tuple[Candidate, ...]]]:
+    """Return what is said of every pool: pool -> verb -> its own page's value, then one per endpoint.
 
-    Per endpoint the most specific wins (its page, a policy naming it, a policy with a glob). A pool's own
-    page beats policies but not an endpoint's page: those stand side by side, and must not disagree.
+    Per endpoint that reaches the pool the most specific wins (its page, a policy naming it, a policy with a
+    glob). A pool's own page beats policies but not an endpoint's page: those stand side by side, and must
+    not disagree.
     """
     wanted = {kind.name for kind in kinds if kind.scope == "pool"}
-    found: dict[str, list[Candidate]] = {}
-    for verb, placed in _each(schema.pools[pool].verbs):
-        if verb in wanted:
-            found.setdefault(verb, []).append(_ranked(verb, placed, Rank.ENDPOINT).candidate)
-    own = frozenset(found)
+    found: dict[str, dict[str, list[Candidate]]] = {}
+    for pool in schema.pools.values():
+        own = [_ranked(verb, placed, Rank.ENDPOINT).candidate for verb, placed in _each(pool.verbs)]
+        found[pool.name] = {one.verb: [one] for one in own if one.verb in wanted}
+    of_people = references_of_people(schema)
     for endpoint in schema.endpoints:
-        if pool not in reach(schema, endpoint):
-            continue
-        for verb, candidate in _strongest(schema, endpoint, wanted).items():
-            if verb not in own or candidate.rank >= Rank.ENDPOINT:
-                found.setdefault(verb, []).append(candidate)
-    return {verb: tuple(all_of) for verb, all_of in found.items()}
+        strongest = _strongest(schema, endpoint, wanted)
+        for name in reach(schema, endpoint, None, of_people) if strongest else ():
+            for verb, candidate in strongest.items():
+                if verb not in schema.pools[name].verbs or candidate.rank >= Rank.ENDPOINT:
+                    found[name].setdefault(verb, []).append(candidate)
+    return {name: {verb: tuple(all_of) for verb, all_of in verbs.items()} for name, verbs in found.items()}
 
 
 def _strongest(schema: Schema, endpoint: str, wanted: set[str]) -> dict[str, Candidate]:
     strongest: dict[str, Candidate] = {}
-    for ranked in ranked_candidates(schema, endpoint):
+    for ranked in candidates_of_endpoint(schema, endpoint):
         one = ranked.candidate
         if one.verb in wanted and one.enforce:
             known = strongest.get(one.verb)
@@ -320,7 +369,14 @@ def _strongest(schema: Schema, endpoint: str, wanted: set[str]) -> dict[str, Can
     return strongest
 
 
+def all_pool_verbs(schema: Schema, kinds: Iterable[Kind[Any]]) -> dict[str, dict[str, Placed[object]]]:
+    """Return every pool's effective pool verbs; check.py has made sure that the sources agree."""
+    return {
+        pool: {verb: Placed(all_of[0].value, all_of[0].origin) for verb, all_of in sources.items()}
+        for pool, sources in pool_verb_sources(schema, kinds).items()
+    }
+
+
 def pool_verbs(schema: Schema, kinds: Iterable[Kind[Any]], pool: str) -> dict[str, Placed[object]]:
-    """Return a pool's effective pool verbs; check.py has made sure that the sources agree."""
-    sources = pool_verb_sources(schema, kinds, pool)
-    return {verb: Placed(all_of[0].value, all_of[0].origin) for verb, all_of in sources.items()}
+    """Return one pool's effective pool verbs; `all_pool_verbs` finds those of all in the same time."""
+    return all_pool_verbs(schema, kinds)[pool]

@@ -5,9 +5,9 @@ becomes 1350, `1.10` becomes 1.1, `1e-3` stays text. So its resolver is not used
 text and whether it was quoted, and decode.py reads it as the type that the language expects at that place.
 
 Refused, with file, line and column: duplicate keys, tabs as indentation, several documents, keys that aren't
-scalars, tags other than !!str, unknown aliases, nesting beyond 64 levels and more than 100,000 nodes once
-aliases are followed (YAML's "billion laughs"). Anchors, aliases and the merge key `<<` work; a key of the
-mapping itself wins over a merged one.
+scalars, tags other than !!str, unknown aliases, nesting beyond 64 levels and more than 100,000 nodes that
+are there only through aliases (YAML's "billion laughs"). Anchors, aliases and the merge key `<<` work; a
+key of the mapping itself wins over a merged one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import yaml
 from gateway.config.problem import Mark, Problem, join
 
 DEEPEST: Final = 64
-MOST_NODES: Final = 100_000
+MOST_ALIASED: Final = 100_000
 
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULLS: Final = frozenset(("", "~", "null", "Null", "NULL"))
@@ -108,7 +108,7 @@ class _Refused(Exception):
 class _Builder:
     """Builds the tree from PyYAML's events; recursion is bounded by DEEPEST."""
 
-    __slots__ = ("anchors", "file", "nodes", "problems", "sizes")
+    __slots__ = ("aliased", "anchors", "file", "nodes", "problems", "sizes")
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -116,6 +116,7 @@ class _Builder:
         self.anchors: dict[str, Node] = {}
         self.sizes: dict[str, int] = {}
         self.nodes = 0
+        self.aliased = 0
 
     def document(self, events: Iterator[yaml.Event]) -> Node | None:
         """Return the first document's root; anything after it is a problem."""
@@ -143,7 +144,7 @@ class _Builder:
         if isinstance(event, yaml.AliasEvent):
             return self.alias(event, path)
         before = self.nodes
-        self.count(1, mark, path)
+        self.nodes += 1
         self.refuse_tag(event, path)
         built: Node
         if isinstance(event, yaml.ScalarEvent):
@@ -159,18 +160,16 @@ class _Builder:
             self.sizes[anchor] = self.nodes - before
         return built
 
-    def count(self, nodes: int, mark: Mark, path: str) -> None:
-        """Count nodes as if every alias were written out."""
-        self.nodes += nodes
-        if self.nodes > MOST_NODES:
-            raise _Refused(Problem(mark, path, f"expected at most {MOST_NODES} values, found more"))
-
     def alias(self, event: yaml.AliasEvent, path: str) -> Node:
         """Return the node that the alias names."""
         mark = self.mark(event)
         if event.anchor not in self.anchors:
             raise _Refused(Problem(mark, path, f"expected an anchor defined above, found *{event.anchor}"))
-        self.count(self.sizes[event.anchor], mark, path)
+        self.nodes += self.sizes[event.anchor]
+        self.aliased += self.sizes[event.anchor]
+        if self.aliased > MOST_ALIASED:
+            message = f"expected at most {MOST_ALIASED} values through aliases, found more"
+            raise _Refused(Problem(mark, path, message))
         return self.anchors[event.anchor]
 
     def refuse_tag(self, event: yaml.Event, path: str) -> None:
