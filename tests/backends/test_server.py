@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import signal
@@ -342,10 +343,37 @@ def test_a_slow_model_does_not_hold_up_the_event_loop(tmp_path: Path) -> None:
         assert time.monotonic() - started > 0.05
 
 
+def test_a_full_queue_is_503_with_retry_after_and_a_client_that_leaves_frees_its_place(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path, "slow", "1", slow(), {"batching": {"max_queue": 1, "max_batch": 1}})
+    body = json.dumps({"instances": [1.5]}).encode()
+    head = b"POST /v1/models/slow:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with Backend("--repository", str(tmp_path), "--threads", "1") as backend:
+        with contextlib.ExitStack() as stack:
+            for waiting in (0, 1):
+                client = stack.enter_context(
+                    socket.create_connection(("127.0.0.1", backend.port), timeout=10)
+                )
+                client.sendall(head + body)
+                wait_until(lambda waiting=waiting: metric(backend, "in_flight") == 1 + waiting)
+            assert metric(backend, "queued_rows") == 1
+            status, answer, headers = backend.call("POST", "/v1/models/slow:predict", body)
+            assert (status, headers["Retry-After"]) == (503, "1")
+            assert answer == b'{"error":"1 rows are waiting; try again later"}'
+        wait_until(lambda: metric(backend, "cancelled_total") == 1)
+        assert metric(backend, "queued_rows") == 0
+
+
+def metric(backend: Backend, name: str) -> float:
+    prefix = f'headgate_backend_{name}{{model="slow",version="1"}} '
+    lines = backend.get("/metrics")[1].decode().splitlines()
+    return float(next(line for line in lines if line.startswith(prefix)).removeprefix(prefix))
+
+
 def in_flight(backend: Backend) -> bool:
     """Whether a prediction was read and is not answered yet."""
-    line = b'headgate_backend_in_flight{model="slow",version="1"} 1.0'
-    return line in backend.get("/metrics")[1].splitlines()
+    return metric(backend, "in_flight") == 1
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
