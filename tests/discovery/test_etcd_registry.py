@@ -16,7 +16,7 @@ from gateway.discovery.protection import ProtectionRules
 from gateway.discovery.registration import Registration
 from tests.discovery.certificates import Authority
 from tests.discovery.watching import QUICK, eventually, following, key, live, value
-from tests.services.etcd import EtcdServers, encode, require_etcd
+from tests.services.etcd import EtcdNode, EtcdServers, encode, require_etcd
 
 pytestmark = pytest.mark.service("etcd")
 
@@ -213,11 +213,13 @@ async def test_a_node_without_quorum_is_not_live_and_the_set_stays(etcd_trio: Et
         await watcher.until({9001, 9002}, within=10.0)
 
 
-async def _put_until_accepted(servers: EtcdServers, name: str, port: int, **options: object) -> None:
+async def _put_until_accepted(
+    servers: EtcdServers, name: str, port: int, node: EtcdNode | None = None
+) -> None:
     async with asyncio.timeout(15.0):
         while True:
             try:
-                await asyncio.to_thread(servers.put, key(name), value(port), **options)  # type: ignore[arg-type]
+                await asyncio.to_thread(lambda: servers.put(key(name), value(port), node=node))
                 return
             except OSError:
                 await asyncio.sleep(0.1)

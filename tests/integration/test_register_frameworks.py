@@ -1,4 +1,4 @@
-"""`headgate register` puts real Flask, Django and FastAPI servers into a real etcd, and takes them out again."""
+"""`headgate register` puts real Flask, Django and FastAPI servers into a real etcd, and out again."""
 
 from __future__ import annotations
 
