@@ -1,0 +1,505 @@
+"""One client's connection: bytes to requests, one at a time, and back. HTTP/1.1, the server's side. RFC 9112.
+
+    reading a head --> exchange runs --> response sent --> reading the next head | draining the body |
+    lingering | closed
+
+Requests may be pipelined: what comes while one is being answered waits in a bounded buffer, then reading
+stops. Nothing is read either while the client doesn't read its responses. A head that can be read in two
+ways is answered with 400 and the connection closed: nothing after it can be trusted. Before a connection
+with unread bytes is closed it lingers: the write side is shut, input is thrown away for a moment, so that
+the reset caused by unread bytes doesn't destroy the answer on its way (RFC 9112 §9.6).
+
+There is one deadline at a time (the comment at `_arm` says which), and one timer that is moved only when it
+fires: a request on a kept-alive connection costs no timer at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from math import inf
+from typing import Protocol, cast
+
+from gateway.http.framing import BadFraming, LengthReader
+from gateway.http.message import Response
+from gateway.http.parse import BadRequest, check_unfinished, parse_request
+from gateway.http.serialize import write_response_head
+from gateway.pipeline.errors import BadBody, BodyTimeout, BodyTooLarge, GatewayError
+from gateway.pipeline.ports import Begin, Cancellable, Peer, Timers
+from gateway.server.problem import problem
+from gateway.server.settings import ServerSettings
+from gateway.server.stream import Stream
+
+
+class Host(Protocol):
+    """What a connection needs of its listener."""
+
+    settings: ServerSettings
+    begin: Begin
+    timers: Timers
+    loop: asyncio.AbstractEventLoop
+    draining: bool
+
+    def date(self) -> bytes:
+        """The Date field's value now."""
+        ...
+
+    def admit(self, connection: ServerConnection, address: str) -> bool:
+        """Count a new connection; False when there are too many."""
+        ...
+
+    def leave(self, connection: ServerConnection, address: str) -> None:
+        """An admitted connection ended."""
+        ...
+
+
+class ServerConnection(asyncio.Protocol):
+    """The protocol of one connection. `stream`: the request being answered, None between requests."""
+
+    __slots__ = (
+        "_admitted",
+        "_blocked",
+        "_blocked_size",
+        "_buffer",
+        "_closing",
+        "_deadline",
+        "_eof",
+        "_host",
+        "_lingering",
+        "_reading",
+        "_running",
+        "_scanned",
+        "_skipped",
+        "_timer",
+        "_timer_at",
+        "peer",
+        "stream",
+        "transport",
+    )
+    transport: asyncio.Transport
+    peer: Peer
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.stream: Stream | None = None
+        self._buffer = b""  # read, not yet understood
+        self._scanned = 0  # bytes of it in which no head ends
+        self._skipped = False  # an empty line before the request line was forgiven
+        self._reading = True
+        self._running = False
+        self._blocked = False  # the client doesn't read: the send buffer is full
+        self._blocked_size = 0
+        self._eof = False
+        self._closing = False  # no further request is read
+        self._lingering = False  # the last answer is out, input is thrown away
+        self._admitted = False
+        self._deadline = inf
+        self._timer: Cancellable | None = None
+        self._timer_at = inf
+
+    # What the loop reports
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        self.transport = tcp = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        host = self._host
+        tcp.set_write_buffer_limits(high=host.settings.write_high)
+        name = tcp.get_extra_info("peername")
+        address, port = (name[0], name[1]) if isinstance(name, tuple) else ("", 0)
+        self.peer = Peer(address, port)
+        self._admitted = host.admit(self, address)
+        if self._admitted:
+            self._arm(host.loop.time() + host.settings.head_timeout)
+        else:
+            self._refuse(problem(503, "too_many_connections", "there are too many connections"))
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a head, of a body, or of what comes after."""
+        if self._closing and (self.stream is None or self.stream.reader is None):
+            return  # lingering, or said after the last request
+        self._buffer = self._buffer + data if self._buffer else data
+        self._run()
+
+    def eof_received(self) -> bool:
+        """The client sends no more. It may still read: the response under way goes on (RFC 9112 §9.6)."""
+        self._eof = True
+        self._check_eof()
+        return True
+
+    def _check_eof(self) -> None:
+        """The client sends no more: is there anything left to do for it?"""
+        stream = self.stream
+        if stream is None:
+            if not (self._buffer and self._blocked):
+                self._close()
+        elif stream.reader is not None and not self._buffer:
+            self.transport.abort()  # in the middle of a body: there is nothing to answer
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection ended, whoever ended it."""
+        self._closing = True
+        self._forget_timer()
+        if self._admitted:
+            self._admitted = False
+            self._host.leave(self, self.peer.address)
+        stream, self.stream = self.stream, None
+        self._buffer = b""
+        if stream is not None and not stream.done:
+            stream.done = True
+            try:
+                stream.receiver.on_client_gone()
+            except Exception as bug:
+                self._crash(stream, bug)
+
+    def pause_writing(self) -> None:
+        """The send buffer is full."""
+        self._blocked = True
+        self._blocked_size = self.transport.get_write_buffer_size()
+        self._arm(self._host.loop.time() + self._host.settings.send_timeout)
+        self._tell_writable(False)
+
+    def resume_writing(self) -> None:
+        """The send buffer has room again."""
+        self._blocked = False
+        if not self._closing:
+            self._arm(self._next_deadline())
+        self._tell_writable(True)
+        self._run()
+
+    def _tell_writable(self, ready: bool) -> None:
+        stream = self.stream
+        if stream is not None and stream.begun and not stream.done:
+            try:
+                stream.receiver.on_writable(ready)
+            except Exception as bug:
+                self._crash(stream, bug)
+
+    # Reading
+
+    def _run(self) -> None:
+        """Understand as much of the buffer as the moment allows.
+
+        Never recursive, however requests are answered.
+        """
+        if self._running:
+            return
+        self._running = True
+        try:
+            while self._buffer:
+                stream = self.stream
+                if stream is None:
+                    if self._closing or self._blocked or not self._read_head():
+                        break
+                elif stream.reader is None or stream.paused or not (stream.wanted or stream.draining):
+                    break
+                else:
+                    self._read_body(stream)
+        except Exception as bug:
+            self._crash(self.stream, bug)
+        finally:
+            self._running = False
+        if self._eof:
+            self._check_eof()
+        else:
+            self._balance()
+
+    def _balance(self) -> None:
+        """Read from the socket only while there is room for what comes."""
+        stream = self.stream
+        paused = stream is not None and stream.paused
+        reading = not paused and len(self._buffer) < self._host.settings.read_ahead
+        if reading is not self._reading and not self.transport.is_closing():
+            self._reading = reading
+            if reading:
+                self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()
+
+    def _read_head(self) -> bool:
+        """Start the exchange of the buffer's first request. False while its head is incomplete."""
+        host = self._host
+        data = self._buffer
+        if data[0] == 13 and not self._skipped:  # RFC 9112 §2.2: one empty line before a request is forgiven
+            if len(data) == 1:
+                return False
+            if data[1] == 10:
+                self._buffer = data = data[2:]
+                self._skipped = True
+        end = data.find(b"\r\n\r\n", max(self._scanned - 3, 0))
+        try:
+            if end < 0:
+                check_unfinished(data, self._scanned, host.settings.head)
+                if not self._scanned and self._deadline > (
+                    limit := host.loop.time() + host.settings.head_timeout
+                ):
+                    self._arm(limit)
+                self._scanned = len(data)
+                return False
+            request = parse_request(data[: end + 4], host.settings.head)
+        except BadRequest as error:
+            self._refuse(problem(error.status, error.code, str(error)))
+            return False
+        self._scanned = 0
+        self._skipped = False
+        rest = data[end + 4 :]
+        length = request.length
+        if length:
+            if length > host.settings.body_limit:
+                self._refuse(problem(413, "body_too_large", "the request's body is too large"))
+                return False
+            if len(rest) >= length:
+                request.body = rest[:length]
+                rest = rest[length:]
+        self._buffer = rest
+        self._deadline = inf
+        stream = Stream(self, request, host.settings.chunk_limit)
+        stream.receiver = receiver = host.begin(request, self.peer, stream)
+        self.stream = stream
+        receiver.start()
+        return True
+
+    def _read_body(self, stream: Stream) -> None:
+        reader = stream.reader
+        assert reader is not None
+        data, self._buffer = self._buffer, b""
+        try:
+            piece = reader.feed(data)
+        except BadFraming as error:
+            self._fail_body(stream, BadBody(f"the request's body is malformed: {error}"))
+            return
+        stream.received += len(piece)
+        if reader.done:
+            self._buffer = reader.rest
+            stream.reader = None
+        elif stream.received > self._host.settings.body_limit:
+            self._fail_body(stream, BodyTooLarge("the request's body is too large"))
+            return
+        if stream.draining:
+            self._drain(stream)
+            return
+        if not self._blocked:
+            self._deadline = self._next_deadline()
+        if piece or reader.done:
+            stream.receiver.on_body(piece, reader.done)
+
+    def _fail_body(self, stream: Stream, error: GatewayError) -> None:
+        """No byte after this one can be understood."""
+        stream.reader = None
+        stream.keep_alive = False
+        self._closing = True
+        self._buffer = b""
+        self._deadline = inf
+        if stream.draining:
+            self._close()
+        elif not stream.done:
+            stream.receiver.on_body_error(error)
+
+    # What a stream asks for
+
+    def send(self, data: bytes) -> None:
+        """Put bytes into the send buffer."""
+        self.transport.write(data)
+
+    def send_all(self, pieces: Sequence[bytes]) -> None:
+        """Put several pieces into the send buffer without copying them together."""
+        self.transport.writelines(pieces)
+
+    def may_stay(self) -> bool:
+        """May another request follow?"""
+        return not (self._closing or self._host.draining or (self._eof and not self._buffer))
+
+    def date(self) -> bytes:
+        """The Date field's value now."""
+        return self._host.date()
+
+    def has_buffered(self) -> bool:
+        """Have bytes after the head come already?"""
+        return bool(self._buffer)
+
+    def may_drain(self, stream: Stream) -> bool:
+        """Is the rest of the body small enough to be read away? Of chunks nobody knows; the drain counts them."""
+        reader = stream.reader
+        return not isinstance(reader, LengthReader) or reader.left <= self._host.settings.drain_limit
+
+    def body_wanted(self, stream: Stream) -> None:
+        """Read the body, but not from within the caller."""
+        if stream is self.stream:
+            stream.body_clock = self._host.loop.time() - stream.body_clock
+            self._arm(self._next_deadline())
+            self._host.loop.call_soon(self._run)
+
+    def body_paused(self, stream: Stream) -> None:
+        """Stop reading the body."""
+        if stream is self.stream:
+            stream.body_clock = self._host.loop.time() - stream.body_clock
+            self._deadline = inf
+            if not self._running:
+                self._balance()
+
+    def responded(self, stream: Stream, keep_alive: bool) -> None:
+        """The response is out."""
+        if stream is not self.stream:
+            return
+        if not keep_alive:
+            self.stream = None
+            self._close(unread=self._closing or stream.reader is not None or bool(self._buffer))
+        elif stream.reader is not None:
+            stream.draining = True
+            stream.paused = False
+            stream.received = 0
+            self._host.loop.call_soon(self._run)
+            self._arm(self._host.loop.time() + self._host.settings.linger)
+        else:
+            self._next_request()
+
+    def break_off(self) -> None:
+        """Break the connection now."""
+        self._closing = True
+        self.transport.abort()
+
+    # Between requests, and the end
+
+    def _next_request(self) -> None:
+        host = self._host
+        self.stream = None
+        if not self._buffer and (self._eof or host.draining):
+            self._close()
+            return
+        if not self._blocked:
+            self._arm(host.loop.time() + host.settings.idle_timeout)
+        if self._running:
+            return  # the loop in _run goes on
+        if self._buffer:
+            self._run()
+        elif not self._reading:
+            self._balance()
+
+    def _drain(self, stream: Stream) -> None:
+        """The answer was given without the body: throw the rest away, up to a bound."""
+        if stream.reader is None:
+            self._next_request()
+        elif stream.received > self._host.settings.drain_limit:
+            self.stream = None
+            self._close(unread=True)
+
+    def _refuse(self, response: Response) -> None:
+        """Answer what never became a request, and close."""
+        body = response.body or b""
+        head = write_response_head(response, length=len(body), connection=b"close", date=self._host.date())
+        self.transport.write(head + body)
+        self._close(unread=True)
+
+    def _close(self, unread: bool = False) -> None:
+        """Close when the send buffer is empty. unread: the client may still be sending; linger."""
+        if self.transport.is_closing():
+            return
+        self._closing = True
+        self._buffer = b""
+        settings = self._host.settings
+        if unread and not self._eof:
+            self._lingering = True
+            self.transport.write_eof()
+            self._balance()
+            self._arm(self._host.loop.time() + settings.linger)
+        else:
+            self.transport.close()
+            if self.transport.get_write_buffer_size():
+                self._arm(self._host.loop.time() + settings.send_timeout)
+
+    def drain(self) -> None:
+        """The listener stops: close when no request is under way; else after its response."""
+        if self.stream is None and not self._buffer:
+            self._close()
+
+    def abort(self) -> None:
+        """The listener's patience is over."""
+        self.transport.abort()
+
+    def _crash(self, stream: Stream | None, bug: Exception) -> None:
+        """A bug escaped from a receiver: the one place that hands it over."""
+        if stream is None:
+            self._host.loop.call_exception_handler({"message": "no exchange could begin", "exception": bug})
+            self._refuse(problem(500, "internal", "the gateway failed"))
+            return
+        try:
+            stream.receiver.crash(bug)
+        except Exception as second:
+            self._host.loop.call_exception_handler(
+                {"message": "an exchange failed twice", "exception": second}
+            )
+            self.transport.abort()
+
+    # Deadlines
+
+    def _next_deadline(self) -> float:
+        """The instant by which the client must have done what is awaited of it; inf while it waits for us."""
+        settings = self._host.settings
+        stream = self.stream
+        if stream is None:
+            return self._host.loop.time() + (settings.head_timeout if self._buffer else settings.idle_timeout)
+        if stream.draining:
+            return self._deadline
+        if stream.reader is None or stream.paused or not stream.wanted:
+            return inf
+        return stream.body_clock + settings.body_timeout + stream.received / settings.body_rate
+
+    def _arm(self, deadline: float) -> None:
+        """Set the deadline: a head's end, the next request, a body's progress, a stalled send, or a
+        linger's end.
+
+        A timer that fires earlier is left alone; it looks again.
+        """
+        self._deadline = deadline
+        if deadline < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = deadline
+            self._timer = self._host.timers.at(deadline, self._look_at_clock)
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._timer_at = inf
+
+    def _look_at_clock(self) -> None:
+        self._timer = None
+        self._timer_at = inf
+        if self._deadline == inf:
+            return
+        if self._host.loop.time() < self._deadline:
+            self._arm(self._deadline)
+        else:
+            self._deadline = inf
+            self._expire()
+
+    def _expire(self) -> None:
+        stream = self.stream
+        if self._lingering or self.transport.is_closing():
+            self.transport.abort()
+        elif self._blocked:
+            size = self.transport.get_write_buffer_size()
+            if size < self._blocked_size:  # slow, but alive
+                self._blocked_size = size
+                self._arm(self._host.loop.time() + self._host.settings.send_timeout)
+            else:
+                self.transport.abort()
+        elif stream is None:
+            if self._buffer:
+                self._refuse(problem(408, "head_timeout", "the request's head took too long"))
+            else:
+                self._close()
+        elif stream.draining:
+            self.stream = None
+            self._close(unread=True)
+        else:
+            try:
+                self._fail_body(stream, BodyTimeout("the request's body took too long"))
+            except Exception as bug:
+                self._crash(stream, bug)
+
+    def __repr__(self) -> str:
+        state = "closing" if self._closing else "idle" if self.stream is None else repr(self.stream)
+        return (
+            f"<ServerConnection {self.peer.address}:{self.peer.port} | {state}, {len(self._buffer)} B ahead>"
+        )

@@ -1,0 +1,163 @@
+"""Listening: a port, its connections, their limits, and how they end.
+
+A drain stops accepting at once, closes what is idle, lets every request under way finish (its response says
+`Connection: close`), and breaks what is left when the grace is over. Both event loops set TCP_NODELAY on
+accepted sockets themselves. SO_REUSEADDR is set, so that a restart doesn't wait for old connections in
+TIME_WAIT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections import Counter
+from email.utils import formatdate
+
+from gateway.pipeline.ports import Begin, Clock, Timers
+from gateway.server.connection import ServerConnection
+from gateway.server.settings import ServerSettings
+
+
+class BindError(Exception):
+    """The address can't be listened on; the text names it and says why."""
+
+
+class Listener:
+    """One listening socket and the connections that came through it.
+
+    Who starts it calls `drain` or `close`.
+    """
+
+    def __init__(
+        self,
+        begin: Begin,
+        timers: Timers,
+        clock: Clock,
+        settings: ServerSettings | None = None,
+    ) -> None:
+        self.begin = begin
+        self.timers = timers
+        self.settings = settings or ServerSettings()
+        self.loop = asyncio.get_running_loop()
+        self.draining = False
+        self._clock = clock
+        self._server: asyncio.Server | None = None
+        self._connections: set[ServerConnection] = set()
+        self._by_address: Counter[str] = Counter()
+        self._empty = asyncio.Event()
+        self._date = b""
+        self._date_until = 0.0
+
+    async def start(self, host: str, port: int, reuse_port: bool = False) -> None:
+        """Listen on host:port (0 = any free port). Raises BindError."""
+        try:
+            found = await self.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            family, _, _, _, address = found[0]
+            await self.start_on(_bind(family, address, reuse_port))
+        except OSError as error:
+            raise BindError(f"can't listen on {host}:{port}: {_reason(error)}") from error
+
+    async def start_on(self, listening: socket.socket) -> None:
+        """Listen on a socket that is bound already: a supervisor's, shared by its workers. Takes it over."""
+        self._server = await self.loop.create_server(
+            lambda: ServerConnection(self), sock=listening, backlog=self.settings.backlog
+        )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        assert self._server is not None
+        name = self._server.sockets[0].getsockname()
+        return name[0], name[1]
+
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+        return len(self._connections)
+
+    @property
+    def busy(self) -> int:
+        """Connections with a request under way."""
+        return sum(connection.stream is not None for connection in self._connections)
+
+    def date(self) -> bytes:
+        """The Date field's value now, made once per second. RFC 9110 §6.6.1."""
+        now = self.loop.time()
+        if now >= self._date_until:
+            wall = self._clock.wall()
+            self._date = formatdate(wall, usegmt=True).encode()
+            self._date_until = now + 1.0 - wall % 1.0
+        return self._date
+
+    def admit(self, connection: ServerConnection, address: str) -> bool:
+        """Count a new connection; False when there are too many, in all or from this address."""
+        settings = self.settings
+        if len(self._connections) >= settings.connections:
+            return False
+        if self._by_address[address] >= settings.connections_per_address:
+            return False
+        self._connections.add(connection)
+        self._by_address[address] += 1
+        return True
+
+    def leave(self, connection: ServerConnection, address: str) -> None:
+        """An admitted connection ended."""
+        self._connections.discard(connection)
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+        if not self._connections:
+            self._empty.set()
+
+    async def drain(self, grace: float) -> int:
+        """Stop accepting, let requests finish for `grace` seconds, break the rest. Returns how many."""
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.drain()
+        if self._connections:
+            self._empty.clear()
+            try:
+                async with asyncio.timeout(grace):
+                    await self._empty.wait()
+            except TimeoutError:
+                pass
+        broken = len(self._connections)
+        self.close()
+        return broken
+
+    def close(self) -> None:
+        """Stop accepting and break every connection."""
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.abort()
+
+    def __repr__(self) -> str:
+        state = "draining" if self.draining else "listening" if self._server is not None else "not started"
+        return f"<Listener {state} | {self.connections} connections, {self.busy} busy>"
+
+
+def _bind(family: int, address: object, reuse_port: bool) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.setblocking(False)
+        listening.bind(address)  # type: ignore[arg-type]  # as getaddrinfo returned it
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "the port is taken by another process"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "not permitted (ports below 1024 need privileges)"
+    return error.strerror or str(error)

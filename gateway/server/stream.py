@@ -1,0 +1,242 @@
+"""One request and its response on a client's connection: the port `Downstream`.
+
+A stream is made per request, not per connection, so that an exchange which speaks too late (after its end,
+after the client left) speaks to nobody instead of into the next response. It knows how the response is
+framed: announced lengths are kept to the byte, unknown ones become chunks, or run until the close for
+HTTP/1.0; a response that can't be completed breaks the connection (RFC 9112 §6.3, §8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from gateway.http.framing import LAST_CHUNK, BodyReader, ChunkedReader, LengthReader, encode_chunk
+from gateway.http.message import Request, Response
+from gateway.http.serialize import continue_head, write_response_head
+from gateway.pipeline.ports import Receiver
+
+_COPY_BELOW = 16 * 1024  # a chunk up to this size is copied into one piece, a larger one is written as three
+
+
+class Line(Protocol):
+    """What a stream needs of its connection."""
+
+    def send(self, data: bytes) -> None:
+        """Put bytes into the send buffer."""
+        ...
+
+    def send_all(self, pieces: Sequence[bytes]) -> None:
+        """Put several pieces into the send buffer without copying them together."""
+        ...
+
+    def may_stay(self) -> bool:
+        """May the connection go on after this response?"""
+        ...
+
+    def date(self) -> bytes:
+        """The Date field's value now."""
+        ...
+
+    def body_wanted(self, stream: Stream) -> None:
+        """The body's reading was let go: deliver what is there, soon, and read on."""
+        ...
+
+    def body_paused(self, stream: Stream) -> None:
+        """Stop reading."""
+        ...
+
+    def has_buffered(self) -> bool:
+        """Have bytes after the head come already?"""
+        ...
+
+    def may_drain(self, stream: Stream) -> bool:
+        """Is the rest of the body small enough to be read away?"""
+        ...
+
+    def responded(self, stream: Stream, keep_alive: bool) -> None:
+        """The response's last byte is in the send buffer."""
+        ...
+
+    def break_off(self) -> None:
+        """Break the connection now."""
+        ...
+
+
+class Stream:
+    """State of one request. reader: where its body ends, None once it has been read to the end."""
+
+    __slots__ = (
+        "_chunked",
+        "_left",
+        "_line",
+        "_mute",
+        "begun",
+        "body_clock",
+        "done",
+        "draining",
+        "keep_alive",
+        "paused",
+        "reader",
+        "received",
+        "receiver",
+        "request",
+        "wanted",
+    )
+    receiver: Receiver
+
+    def __init__(self, line: Line, request: Request, chunk_limit: int) -> None:
+        self._line = line
+        self.request = request
+        self.reader: BodyReader | None = None
+        if request.body is None:
+            length = request.length
+            self.reader = ChunkedReader(max_chunks=chunk_limit) if length is None else LengthReader(length)
+        self.received = 0  # bytes of body
+        self.body_clock = (
+            0.0  # while reading: when it would have begun without pauses; else: seconds spent reading
+        )
+        self.wanted = False  # proceed() was called
+        self.paused = False
+        self.draining = False  # the response is complete, the rest of the body is read away
+        self.begun = False
+        self.done = False  # nothing more may be sent
+        self.keep_alive = request.keep_alive
+        self._left: int | None = None
+        self._chunked = False
+        self._mute = False  # the response has no body, whatever is written
+
+    # The request's body
+
+    def proceed(self) -> None:
+        """Let the body in. `100 Continue` is for clients that wait; one whose body is coming doesn't."""
+        if self.wanted or self.done or self.reader is None:
+            return
+        self.wanted = True
+        if self.request.expect_continue and not self.begun and not self._line.has_buffered():
+            self._line.send(continue_head())
+        if not self.paused:
+            self._line.body_wanted(self)
+
+    def pause_body(self) -> None:
+        """Stop reading the body."""
+        if not self.paused and not self.done:
+            self.paused = True
+            if self.wanted:
+                self._line.body_paused(self)
+
+    def resume_body(self) -> None:
+        """Read on."""
+        if self.paused and not self.done:
+            self.paused = False
+            if self.wanted:
+                self._line.body_wanted(self)
+
+    # The response
+
+    def reply(self, response: Response) -> None:
+        """Send a whole response: head and body in one write."""
+        if self.done:
+            return
+        body = response.body or b""
+        length: int | None = len(body)
+        if self._is_bodiless(response.status):
+            length, body = self._announced(response), b""
+        if self.reader is not None and not self._can_drain():
+            self.keep_alive = False
+        head = self._head(response, length, chunked=False)
+        self.done = True
+        self._line.send(head + body)
+        self._line.responded(self, self.keep_alive)
+
+    def begin(self, response: Response) -> None:
+        """Send the head."""
+        if self.done or self.begun:
+            return
+        length = response.length
+        if self._is_bodiless(response.status):
+            self._mute = True
+            length = self._announced(response)
+        elif length is None:
+            self._chunked = self.request.minor == 1
+            self.keep_alive = self.keep_alive and self._chunked
+        if self.reader is not None and not self.wanted and not self._can_drain():
+            self.keep_alive = False
+        head = self._head(response, length, chunked=self._chunked)
+        self._left = None if self._mute else length
+        self.begun = True
+        self._line.send(head)
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body. More than was announced breaks the connection."""
+        if self.done or self._mute or not data:
+            return
+        if self._chunked:
+            if len(data) < _COPY_BELOW:
+                self._line.send(encode_chunk(data))
+            else:
+                self._line.send_all((b"%x\r\n" % len(data), data, b"\r\n"))
+            return
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                self.abort()
+                return
+        self._line.send(data)
+
+    def end(self) -> None:
+        """The body is complete. Less than was announced breaks the connection."""
+        if self.done:
+            return
+        if self._left:
+            self.abort()
+            return
+        self.done = True
+        if self._chunked:
+            self._line.send(LAST_CHUNK)
+        keep_alive = self.keep_alive and (self.reader is None or self._can_drain())
+        self._line.responded(self, keep_alive)
+
+    def abort(self) -> None:
+        """Break the connection, so that the client can't take what it has for the whole."""
+        if not self.done:
+            self.done = True
+            self._line.break_off()
+
+    # Framing
+
+    def _is_bodiless(self, status: int) -> bool:
+        return self.request.method == b"HEAD" or status == 204 or status == 304
+
+    def _announced(self, response: Response) -> int | None:
+        """Content-Length of a response without a body: RFC 9110 §8.6."""
+        if response.status == 204 or (response.status == 304 and not response.length):
+            return None
+        return response.length
+
+    def _can_drain(self) -> bool:
+        """Is the rest of the body known to come, and small?
+
+        Whoever expects `100 Continue` and gets a final answer may send the body or not: both are right, and
+        the next bytes can't be told apart (RFC 9110 §10.1.1).
+        """
+        if (
+            self.request.expect_continue
+            and not self.received
+            and not (self.wanted or self._line.has_buffered())
+        ):
+            return False
+        return self._line.may_drain(self)
+
+    def _head(self, response: Response, length: int | None, chunked: bool) -> bytes:
+        self.keep_alive = self.keep_alive and self._line.may_stay()
+        stays = b"keep-alive" if self.request.minor == 0 else b""
+        connection = stays if self.keep_alive else b"close"
+        return write_response_head(
+            response, length=length, chunked=chunked, connection=connection, date=self._line.date()
+        )
+
+    def __repr__(self) -> str:
+        body = "body read" if self.reader is None else repr(self.reader)
+        answer = "answered" if self.done else "answering" if self.begun else "waiting"
+        return f"<Stream {self.request!r} | {body}, {answer}>"

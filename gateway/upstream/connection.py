@@ -1,0 +1,403 @@
+"""One connection to one instance, and the call that it carries. HTTP/1.1, the client's side. RFC 9112.
+
+    connecting --> idle --send--> waiting for the head --> reading the body --> idle | closed
+
+A connection is used again only when nothing at all was odd: the request was sent to its end, the response
+was read to its end, no byte came after it, both sides want to stay, and nobody gave the call up. In every
+other case the next request could get the last one's answer, so the connection is closed. Interim responses
+(1xx) are skipped; 101 is a protocol error, because an upgrade was never asked for.
+
+Errors say what another try may do: UpstreamClosedIdle only if the connection was used before and not one
+byte of an answer came (the race of a server that closes while we write), UpstreamReset in all other cuts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import Protocol, cast
+
+from gateway.http.framing import (
+    LAST_CHUNK,
+    BadFraming,
+    BodyReader,
+    CloseReader,
+    LengthReader,
+    encode_chunk,
+    reader_for,
+)
+from gateway.http.message import Request, Response
+from gateway.http.parse import BadResponse, HeadLimits, parse_response_head
+from gateway.pipeline.errors import (
+    GatewayError,
+    UpstreamClosedIdle,
+    UpstreamProtocolError,
+    UpstreamReset,
+    UpstreamTimeout,
+)
+from gateway.pipeline.ports import Cancellable, Sink, Timers
+
+WRITE_HIGH = 64 * 1024  # bytes waiting to be sent, above which `Sink.on_writable(False)` is told
+_MAX_INTERIM = 16  # 1xx responses before one final one
+
+
+class Home(Protocol):
+    """Where a connection belongs: the connections to one instance."""
+
+    @property
+    def timers(self) -> Timers:
+        """Deadlines."""
+        ...
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, for its clock and `call_soon`."""
+        ...
+
+    @property
+    def limits(self) -> HeadLimits:
+        """Bounds of a response's head."""
+        ...
+
+    def opened(self, connection: UpstreamConnection) -> None:
+        """The connection is ready for its first call."""
+        ...
+
+    def released(self, connection: UpstreamConnection) -> None:
+        """The connection is clean and has no call."""
+        ...
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """The connection is closed or closing, and is never used again. May be said twice."""
+        ...
+
+    def withdraw(self, call: HttpCall) -> None:
+        """A call that still waits for a connection was given up."""
+        ...
+
+
+class HttpCall:
+    """One request under way (the port `Call`). It lets go of its connection with the last byte or the error.
+
+    left: bytes of the request's body still to be written, None when they are sent as chunks. sent: is the
+    request complete.
+    """
+
+    __slots__ = (
+        "connection",
+        "data",
+        "home",
+        "left",
+        "method",
+        "patience",
+        "paused",
+        "sent",
+        "sink",
+        "until",
+    )
+
+    def __init__(self, home: Home, request: Request, data: bytes, until: float, sink: Sink) -> None:
+        self.home = home
+        self.connection: UpstreamConnection | None = None
+        self.data = data  # the head, and the body when it is whole
+        self.method = request.method
+        self.sent = request.body is not None
+        self.left = request.length
+        self.until = until
+        self.sink = sink
+        self.paused = False
+        self.patience: Cancellable | None = None  # while it waits for a connection
+
+    def write(self, data: bytes, last: bool) -> None:
+        """Send a piece of the body.
+
+        Ignored once the call is over. Raises ValueError beyond the announced length.
+        """
+        connection = self.connection
+        if connection is None or self.sent:
+            return
+        if self.left is None:
+            data = encode_chunk(data) + LAST_CHUNK if last else encode_chunk(data)
+        else:
+            self.left -= len(data)
+            if self.left < 0 or (last and self.left):
+                raise ValueError("the request's body is not as long as was announced")
+        self.sent = last
+        if data:
+            connection.transport.write(data)
+
+    def pause(self) -> None:
+        """Stop reading the response."""
+        self.paused = True
+        if self.connection is not None:
+            self.connection.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        self.paused = False
+        if self.connection is not None:
+            self.connection.transport.resume_reading()
+
+    def extend(self, until: float) -> None:
+        """Move the deadline, earlier or later."""
+        self.until = until
+        if self.connection is not None:
+            self.connection.watch(until)
+
+    def cancel(self) -> None:
+        """Give it up; nothing more is reported."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.drop()
+        else:
+            self.home.withdraw(self)
+
+    def settle(self) -> None:
+        """Its time of waiting for a connection is over."""
+        if self.patience is not None:
+            self.patience.cancel()
+            self.patience = None
+
+    def __repr__(self) -> str:
+        place = "waiting" if self.connection is None else repr(self.connection)
+        return f"<HttpCall {self.method.decode()} | {place}>"
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """The protocol of one connection."""
+
+    __slots__ = (
+        "_buffer",
+        "_call",
+        "_deadline",
+        "_heard",
+        "_home",
+        "_interim",
+        "_keep_alive",
+        "_reader",
+        "_timer",
+        "_timer_at",
+        "calls",
+        "idle_since",
+        "transport",
+    )
+    transport: asyncio.Transport
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._call: HttpCall | None = None
+        self._buffer = b""
+        self._reader: BodyReader | None = None
+        self._keep_alive = False
+        self._heard = False
+        self._interim = 0
+        self._deadline = inf
+        self._timer: Cancellable | None = None
+        self._timer_at = inf
+        self.calls = 0
+        self.idle_since = 0.0
+
+    # Carrying a call
+
+    def carry(self, call: HttpCall) -> None:
+        """Send the call's request."""
+        call.settle()
+        call.connection = self
+        self._call = call
+        self._heard = False
+        self._interim = 0
+        self.calls += 1
+        self.transport.write(call.data)
+        call.data = b""
+        self.watch(call.until)
+        if not call.sent:
+            # Not from within Upstream.send: the sink's owner would not have the call yet.
+            self._home.loop.call_soon(self._ready, call)
+        if call.paused:
+            self.transport.pause_reading()
+
+    def _ready(self, call: HttpCall) -> None:
+        if self._call is call:
+            call.sink.on_ready()
+
+    def watch(self, until: float) -> None:
+        """Set the deadline.
+
+        The timer is left alone where it comes early enough: it looks again when it fires.
+        """
+        self._deadline = until
+        if until < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = until
+            self._timer = self._home.timers.at(until, self._look_at_clock)
+
+    def _look_at_clock(self) -> None:
+        self._timer = None
+        self._timer_at = inf
+        if self._call is None:
+            return
+        if self._home.loop.time() < self._deadline:
+            self.watch(self._deadline)
+        else:
+            self._fail(UpstreamTimeout("the instance did not answer in time"))
+
+    def drop(self) -> None:
+        """Close at once; whatever was under way is forgotten."""
+        self._call = None
+        self._forget_timer()
+        self.transport.abort()
+        self._home.lost(self)
+
+    def is_usable(self) -> bool:
+        """May an idle connection take another call?"""
+        return not self.transport.is_closing()
+
+    # What the loop reports
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The TCP connection stands."""
+        self.transport = tcp = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        tcp.set_write_buffer_limits(high=WRITE_HIGH)
+        self._home.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the response."""
+        call = self._call
+        if call is None:  # said without being asked: whatever it is, it is no answer to the next request
+            self.drop()
+            return
+        self._heard = True
+        if self._reader is None:
+            self._read_head(call, self._buffer + data if self._buffer else data)
+        else:
+            self._read_body(call, self._reader, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The instance closed, or the network did."""
+        call = self._call
+        self._forget_timer()
+        self._home.lost(self)
+        if call is None:
+            return
+        if isinstance(self._reader, CloseReader) and exc is None:
+            self._let_go(call)
+            call.sink.on_chunk(b"", True)
+        elif self.calls > 1 and not self._heard:
+            self._fail(UpstreamClosedIdle("the instance closed a kept-alive connection"))
+        else:
+            self._fail(UpstreamReset("the instance closed the connection before its answer was complete"))
+
+    def pause_writing(self) -> None:
+        """The send buffer is full."""
+        if self._call is not None and not self._call.sent:
+            self._call.sink.on_writable(False)
+
+    def resume_writing(self) -> None:
+        """The send buffer has room again."""
+        if self._call is not None and not self._call.sent:
+            self._call.sink.on_writable(True)
+
+    # Reading the response
+
+    def _read_head(self, call: HttpCall, data: bytes) -> None:
+        limits = self._home.limits
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                if len(data) > limits.head or b"HTTP/1."[: len(data)] != data[:7]:
+                    self._fail(UpstreamProtocolError("the instance's answer is not HTTP/1.1"))
+                else:
+                    self._buffer = data
+                return
+            try:
+                response, framing, keep_alive = parse_response_head(data[: end + 4], call.method, limits)
+            except BadResponse as error:
+                self._fail(UpstreamProtocolError(f"the instance's answer is malformed: {error}"))
+                return
+            data = data[end + 4 :]
+            if response.status >= 200:
+                break
+            self._interim += 1
+            if response.status == 101 or self._interim > _MAX_INTERIM:
+                self._fail(UpstreamProtocolError("the instance sent interim answers that nobody asked for"))
+                return
+        self._buffer = b""
+        self._keep_alive = keep_alive
+        if framing == len(data):  # the usual case: all of it in one read
+            response.body = data
+            self._finish(call, keep_alive)
+            call.sink.on_response(response)
+        else:
+            self._begin_body(call, response, framing, data)
+
+    def _begin_body(self, call: HttpCall, response: Response, framing: int, data: bytes) -> None:
+        reader = LengthReader(framing) if framing >= 0 else reader_for(framing)
+        try:
+            piece = reader.feed(data)
+        except BadFraming as error:
+            self._fail(UpstreamProtocolError(f"the instance's answer is malformed: {error}"))
+            return
+        if reader.done:
+            response.body = piece
+            if framing < 0:
+                response.length = len(piece)
+            self._finish(call, self._keep_alive and not reader.rest)
+            call.sink.on_response(response)
+            return
+        self._reader = reader
+        call.sink.on_response(response)
+        if piece and self._call is call:
+            call.sink.on_chunk(piece, False)
+
+    def _read_body(self, call: HttpCall, reader: BodyReader, data: bytes) -> None:
+        try:
+            piece = reader.feed(data)
+        except BadFraming as error:
+            self._fail(UpstreamProtocolError(f"the instance's answer is malformed: {error}"))
+            return
+        if reader.done:
+            self._finish(call, self._keep_alive and not reader.rest)
+            call.sink.on_chunk(piece, True)
+        elif piece:
+            call.sink.on_chunk(piece, False)
+
+    # The end of a call
+
+    def _finish(self, call: HttpCall, clean: bool) -> None:
+        """The response is complete.
+
+        The connection is free before the sink hears of it: it may want another.
+        """
+        self._let_go(call)
+        if clean and call.sent and not self.transport.is_closing():
+            if call.paused:
+                self.transport.resume_reading()
+            self._home.released(self)
+        else:
+            self._forget_timer()
+            self.transport.abort()
+            self._home.lost(self)
+
+    def _fail(self, error: GatewayError) -> None:
+        call = self._call
+        assert call is not None
+        self._let_go(call)
+        self.drop()
+        call.sink.on_error(error)
+
+    def _let_go(self, call: HttpCall) -> None:
+        self._call = None
+        self._reader = None
+        self._deadline = inf
+        call.connection = None
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._timer_at = inf
+
+    def __repr__(self) -> str:
+        state = "idle" if self._call is None else "reading" if self._reader is not None else "waiting"
+        return f"<UpstreamConnection | {state}, call {self.calls}>"
