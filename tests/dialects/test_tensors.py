@@ -101,6 +101,7 @@ def test_hostile_shapes_are_refused_before_anything_is_built(shape: list[object]
         ("INT64", float("nan")),
         ("INT64", float("inf")),
         ("INT64", 1e300),
+        ("INT64", 2.0**53 + 2),
         ("INT64", True),
         ("INT64", "1"),
         ("BOOL", 1),
