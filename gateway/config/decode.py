@@ -238,11 +238,12 @@ class Decoder:
     env: where `${env:…}` looks. folder: where relative `${file:…}` paths start.
     """
 
-    __slots__ = ("env", "folder", "positions", "problems")
+    __slots__ = ("env", "files", "folder", "positions", "problems")
 
     def __init__(self, env: Mapping[str, str], folder: Path) -> None:
         self.env = env
         self.folder = folder
+        self.files: dict[Path, None] = {}  # that references named, in order
         self.problems: list[Problem] = []
         self.positions = Positions()
 
@@ -490,6 +491,7 @@ class Decoder:
                 hint = nearest(name, self.env)
                 self.report(node, path, f"expected the environment variable {name} to be set{hint}")
             case "file":
+                self.files[self.folder / name] = None
                 try:
                     return (self.folder / name).read_text().rstrip("\r\n")
                 except (OSError, UnicodeDecodeError) as error:

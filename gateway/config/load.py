@@ -54,14 +54,17 @@ T = TypeVar("T")
 class Loaded:
     """What one load found.
 
-    schema: None when there are problems. digest: SHA-256 over names and contents of the files, in hex.
-    sources: the files read, in order.
+    schema: None when there are problems. digest: SHA-256 over names and contents of the policy files, in hex;
+    it says nothing of what references stand for, so whoever wants to know whether a reload changes anything
+    compares schemas. sources: the policy files read, in order. references: the files that `${file:PATH}`
+    names, whether they could be read or not.
     """
 
     schema: Schema | None
     errors: tuple[Problem, ...]
     digest: str
     sources: tuple[Path, ...]
+    references: tuple[Path, ...] = ()
 
     def report(self) -> str:
         """Write the problems, one a line."""
@@ -99,7 +102,8 @@ def load(
     reader.declared.broken.extend(problem.path for problem in reader.problems)
     reader.problems.extend(check(schema, kinds, reader.decoder.positions, reader.declared))
     errors = tuple(sorted(set(reader.problems)))
-    return Loaded(None if errors else schema, errors, digest.hexdigest(), tuple(sources))
+    references = tuple(reader.decoder.files)
+    return Loaded(None if errors else schema, errors, digest.hexdigest(), tuple(sources), references)
 
 
 def policy_files(folder: Path) -> list[Path]:

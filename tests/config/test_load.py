@@ -191,3 +191,14 @@ def test_files_are_utf_8_with_or_without_a_mark(tmp_path, data, message):
     report = load(tmp_path, KINDS).report()
     assert message in report
     assert bool(report) == bool(message)
+
+
+def test_a_rotated_secret_is_another_schema_under_the_same_digest(tmp_path):
+    (tmp_path / "token").write_text("old\n")
+    text = "listen: {admin: {address: 127.0.0.1:1, token: '${file:token}'}}"
+    before = load(examples.write(tmp_path, a=text), KINDS)
+    (tmp_path / "token").write_text("new\n")
+    after = load(tmp_path, KINDS)
+    assert before.references == (tmp_path / "token",)
+    assert before.digest == after.digest
+    assert before.schema != after.schema
