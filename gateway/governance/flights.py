@@ -40,6 +40,10 @@ class Flights(Generic[K, W]):
     def __len__(self) -> int:
         return len(self._flights)
 
+    def is_flying(self, key: K) -> bool:
+        """Whether somebody fetches this now."""
+        return key in self._flights
+
     def join(self, key: K, waiter: W) -> Role:
         """Take part in the flight for `key`, as its leader when there is none yet."""
         flight = self._flights.get(key)

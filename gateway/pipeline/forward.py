@@ -65,7 +65,7 @@ class Translated(Forward):
         ours = self._ctx.dialect
         assert ours is not None
         assert response.body is not None
-        kept = _without_body_fields(end_to_end(response.headers))
+        kept = without_body_fields(end_to_end(response.headers))
         if response.status != 200:
             known = self._theirs.read_error(response.status, response.headers, response.body)
             status = known.kind.status
@@ -139,7 +139,7 @@ def _write(ctx: Context, pool: Pool, infer: InferRequest, signature: Signature |
         method, path, headers, body = theirs.write_request(infer, pool.model or infer.model, version)
     except InvalidPrediction as wrong:
         return refuse_invalid(wrong, signature)
-    fields = _without_body_fields(_fields(ctx)) + headers
+    fields = without_body_fields(_fields(ctx)) + headers
     request = Request(method, path, fields, length=len(body), body=body)
     return Translated(request, ctx, infer, theirs, signature)
 
@@ -213,5 +213,6 @@ _BODY_FIELDS = frozenset(
 )
 
 
-def _without_body_fields(headers: Headers) -> Headers:
+def without_body_fields(headers: Headers) -> Headers:
+    """Drop what describes the body that is being replaced."""
     return [field for field in headers if field[0] not in _BODY_FIELDS]

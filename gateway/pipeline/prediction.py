@@ -50,7 +50,12 @@ def read_prediction(ctx: Context, signatures: Signatures) -> Eventual[InferReque
     if not isinstance(known, Promise):
         return _read(ctx, known)
     later: Promise[InferRequest | Refusal] = Promise()
-    known.then(lambda signature: later.resolve(_read(ctx, signature)), later.reject)
+
+    def told(signature: Signature | None) -> None:
+        if not ctx.finished:  # else its body is gone, and nobody waits
+            later.resolve(_read(ctx, signature))
+
+    known.then(told, later.reject)
     return later
 
 

@@ -1,0 +1,614 @@
+"""How much may pass: token buckets of all widths, decided together, all or nothing.
+
+    throttle: 50/s                              the endpoint, 50 requests per second
+    throttle: 5/s per principal burst 5         each principal for itself
+    throttle: [50/s, 20000 rows/min per tenant]
+
+Every throttle that applies to a request must have room, or nothing is spent anywhere. What the head can tell
+(requests, bytes) is decided before the body is read; rows are decided once the tensors are known, and when
+they are refused the head's tokens are given back. Rows are reserved: a request that reaches no instance (a
+cache hit, a later refusal, a dead pool) gives them back at its end. Requests stay spent.
+
+Which bucket: a throttle on an endpoint's page counts that endpoint's requests. One in a policy or a plan
+counts over all endpoints that it applies to when it says `per principal`, `tenant`, `plan`, `address` or
+`header:NAME`, one bucket for each; without `per`, `per endpoint` or `per model` each endpoint or model has
+its own. Somebody without a principal, plan or tenant is counted by the next best: tenant -> principal ->
+address. A throttle whose rate or burst changes starts with a full bucket.
+
+A refusal is 429 `rate_limited`, or `cost_above_burst` where coming back makes no sense, and names the
+throttle that makes the caller wait longest. RateLimit and RateLimit-Policy follow
+draft-ietf-httpapi-ratelimit-headers-11; on answers that passed they show the throttle with the least room.
+
+While the store of the counters is away each throttle's `on_store_failure` decides: `local` counts in this
+gateway, with its share of rate and burst; `open` lets pass; `closed` refuses with 503 `store_unavailable`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from hashlib import blake2b
+from math import ceil, inf
+from typing import Final, Literal
+
+from gateway.config.kind import REQUIRED, setting
+from gateway.config.schema import Failure
+from gateway.config.units import Rate, parse_rate, render_rate
+from gateway.dialects.tensors import InferRequest, rows
+from gateway.http.message import Headers, Response
+from gateway.pipeline.context import Context, Slot
+from gateway.pipeline.errors import Refusal
+from gateway.pipeline.filter import EVERYBODY, Filter, FilterKind, Parts, Rule
+from gateway.pipeline.ports import Claim, CounterStore, Grant, StoreUnavailable
+from gateway.pipeline.prediction import is_prediction, read_prediction
+from gateway.pipeline.promise import Eventual, Promise
+
+Unit = Literal["requests", "rows", "bytes"]
+Verdict = Response | Refusal | None
+
+KEYS: Final = ("principal", "tenant", "plan", "address", "endpoint", "model")
+_TEXT: Final = re.compile(
+    r"(?P<count>[^\s/]+)(?: +(?P<unit>[a-z]+))? ?/ ?(?P<period>\S+)"
+    r"(?: +per +(?P<per>\S+))?(?: +burst +(?P<burst>\S+))?"
+)
+_LATER: Final = ("tokens", "compute")
+_LONGEST_SUBJECT: Final = 64  # bytes of a client's own text in a key; longer ones are hashed
+STORE_RETRY: Final = 1.0  # s, what a client hears while the counters are away
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """How much may pass in a time."""
+
+    rate: Rate = setting(REQUIRED, "how much may pass", example="5/s")
+    per: str = setting(
+        "",
+        "one bucket for each principal, tenant, plan, address, endpoint, model or header:NAME",
+        example="principal",
+    )
+    burst: float | None = setting(
+        None, "how much may come at once; default a tenth of one second's, at least 1", example=5, at_least=1
+    )
+    cost: Unit = setting("requests", "what is counted: requests, rows of predictions, or bytes of bodies")
+    on_store_failure: Failure | None = setting(
+        None, "while the counters are away: local, open or closed; default the stores' own"
+    )
+
+    @classmethod
+    def from_text(cls, text: str) -> Throttle:
+        """Read `N[ unit]/period[ per KEY][ burst B]`."""
+        found = _TEXT.fullmatch(text.strip())
+        if found is None:
+            raise ValueError(f"expected a throttle like 50/s or `5/s per principal burst 5`, found {text!r}")
+        rate = parse_rate(f"{found['count']}/{found['period']}")
+        return cls(rate, found["per"] or "", _burst(found["burst"]), _unit(found["unit"] or "requests"))
+
+    def __post_init__(self) -> None:
+        if self.per and self.per not in KEYS and not (self.per.startswith("header:") and self.per[7:]):
+            raise ValueError(f"expected per {', '.join(KEYS)} or header:NAME, found {self.per!r}")
+
+    @property
+    def size(self) -> float:
+        """Tokens of a full bucket."""
+        return max(1.0, self.rate.per_second / 10.0) if self.burst is None else self.burst
+
+    def __str__(self) -> str:
+        unit = "" if self.cost == "requests" else f" {self.cost}"
+        count, period = render_rate(self.rate).split("/")
+        per = f" per {self.per}" if self.per else ""
+        return f"{count}{unit}/{period}{per} burst {self.size:g}"
+
+
+def _burst(text: str | None) -> float | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) < 1:
+        raise ValueError(f"expected a burst of at least 1, found {text!r}")
+    return float(text)
+
+
+def _unit(text: str) -> Unit:
+    match text:
+        case "requests" | "request":
+            return "requests"
+        case "rows" | "row":
+            return "rows"
+        case "bytes" | "byte":
+            return "bytes"
+    if text in _LATER:
+        raise ValueError(f"expected requests, rows or bytes; {text} can't be counted yet")
+    raise ValueError(f"expected requests, rows or bytes before the slash, found {text!r}")
+
+
+# Whose bucket
+
+Subject = Callable[[Context], bytes]
+
+
+def _subject(per: str, parts: Parts) -> tuple[Subject, bytes | None]:
+    """Return what tells one bucket of a throttle from another, and the one bucket if there is only one."""
+    match per:
+        case "principal":
+            return _principal, None
+        case "tenant":
+            return _tenant, None
+        case "plan":
+            return _plan, None
+        case "address":
+            return _address, None
+        case "" | "endpoint":
+            endpoint = b"endpoint " + parts.endpoint.encode()
+            return (lambda _: endpoint), endpoint
+        case "model":
+            model = b"model " + (parts.model or parts.endpoint).encode()
+            return (lambda _: model), model
+    field = per.removeprefix("header:").lower().encode()
+    return (lambda ctx: b"header " + _short(ctx.request.header(field) or b"")), None
+
+
+def _principal(ctx: Context) -> bytes:
+    return _address(ctx) if ctx.principal is None else b"principal " + ctx.principal.name.encode()
+
+
+def _tenant(ctx: Context) -> bytes:
+    if ctx.principal is None or not ctx.principal.tenant:
+        return _principal(ctx)
+    return b"tenant " + ctx.principal.tenant.encode()
+
+
+def _plan(ctx: Context) -> bytes:
+    return b"plan " + (b"" if ctx.principal is None else ctx.principal.plan.encode())
+
+
+def _address(ctx: Context) -> bytes:
+    return b"address " + ctx.client.encode()
+
+
+def _short(text: bytes) -> bytes:
+    return text if len(text) <= _LONGEST_SUBJECT else blake2b(text, digest_size=32).digest()
+
+
+# One throttle, ready to be claimed from
+
+
+class Level:
+    """One throttle of one endpoint. plain: it applies to everybody, always."""
+
+    __slots__ = (
+        "_fixed",
+        "_prefix",
+        "_subject",
+        "burst",
+        "limit",
+        "member",
+        "name",
+        "on_failure",
+        "plain",
+        "rate",
+        "rule",
+        "unit",
+    )
+
+    def __init__(self, rule: Rule[Throttle], parts: Parts) -> None:
+        throttle = rule.value
+        self.rule = rule
+        self.plain = rule.who == EVERYBODY and rule.since is None and rule.until is None
+        self.unit = throttle.cost
+        self.rate = throttle.rate.per_second
+        self.burst = throttle.size
+        self.limit = str(throttle)
+        self.on_failure: Failure = throttle.on_store_failure or parts.on_store_failure
+        self.name = _quoted(rule.policy or parts.endpoint)
+        self.member = _policy_member(self.name, throttle)
+        self._prefix = f"{rule.policy}\0{throttle}\0".encode()
+        self._subject, always = _subject(throttle.per, parts)
+        self._fixed: Claim | None = None
+        if always is not None and throttle.cost == "requests":
+            self._fixed = Claim(self._prefix + always, 1.0, self.rate, self.burst)
+
+    def claim(self, ctx: Context, costs: Mapping[Unit, float]) -> Claim:
+        """Return the wish to spend this request's cost from its bucket."""
+        if self._fixed is not None:
+            return self._fixed
+        return Claim(self._prefix + self._subject(ctx), costs[self.unit], self.rate, self.burst)
+
+    def __repr__(self) -> str:
+        return f"<Level {self.rule.policy}: {self.limit}>"
+
+
+def _quoted(name: str) -> bytes:
+    """Write a name as an RFC 9651 string."""
+    plain = name.encode("ascii", "replace").replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    return b'"' + bytes(sign if 32 <= sign < 127 else 63 for sign in plain) + b'"'
+
+
+def _policy_member(name: bytes, throttle: Throttle) -> bytes:
+    """Write the RateLimit-Policy item; quota and window are whole numbers there."""
+    count, period = throttle.rate.count, throttle.rate.period
+    if not (count.is_integer() and period.is_integer()):
+        exact = (Fraction(count) / Fraction(period)).limit_denominator(86400)
+        count, period = exact.numerator or 1, exact.denominator
+    return b"%b;q=%d;w=%d%b" % (name, count, period, _QUOTA_UNIT[throttle.cost])
+
+
+_QUOTA_UNIT: Final[Mapping[Unit, bytes]] = {
+    "requests": b"",
+    "rows": b';qu="rows"',
+    "bytes": b';qu="content-bytes"',
+}
+
+
+# What one request spent
+
+
+class Spent:
+    """What one request was granted by one filter, until it is given back.
+
+    also: what throttles were granted that only rehearse. over: the request has ended; a grant that comes
+    now is given back, for nothing was done with it.
+    """
+
+    __slots__ = ("also", "claims", "grant", "levels", "over", "store", "streamed")
+
+    def __init__(self) -> None:
+        self.levels: Sequence[Level] = ()
+        self.claims: Sequence[Claim] = ()
+        self.grant: Grant | None = None
+        self.store: CounterStore | None = None
+        self.also: list[Spent] = []
+        self.over = False
+        self.streamed = 0  # bytes of a body whose length was not announced
+
+    def keep(
+        self, levels: Sequence[Level], claims: Sequence[Claim], grant: Grant, store: CounterStore
+    ) -> None:
+        """Note what was granted."""
+        self.levels, self.claims, self.grant, self.store = levels, claims, grant, store
+
+    def give_back(self, now: float) -> None:
+        """Give back what was granted; a second time gives nothing."""
+        claims, self.claims, self.grant = self.claims, (), None
+        if claims and self.store is not None:
+            self.store.settle([Claim(c.key, -c.cost, c.rate, c.burst) for c in claims], now)
+        for other in self.also:
+            other.give_back(now)
+
+    def charge(self, unit: Unit, cost: float, now: float) -> None:
+        """Charge more after the fact, into debt if need be."""
+        pairs = zip(self.levels, self.claims, strict=False)
+        more = [Claim(c.key, cost, c.rate, c.burst) for level, c in pairs if level.unit == unit]
+        if more and self.store is not None:
+            self.store.settle(more, now)
+        for other in self.also:
+            other.charge(unit, cost, now)
+
+    def fields(self) -> Headers:
+        """Return the fields that tell how much is left where it is least; [] when nothing was granted."""
+        return [] if self.grant is None else _fields(self.levels[self.grant.binding], self.grant)
+
+
+def _fields(level: Level, grant: Grant) -> Headers:
+    seconds = grant.reset if grant.allowed else grant.retry_after
+    after = b"" if seconds == inf else b";t=%d" % ceil(seconds)
+    return [
+        (b"ratelimit-policy", level.member),
+        (b"ratelimit", b"%b;r=%d%b" % (level.name, grant.remaining, after)),
+    ]
+
+
+# The filters
+
+
+class Throttling(Filter):
+    """What both filters do: claim from the throttles that apply, together.
+
+    would_refuse: requests that a throttle with `enforce: false` would have refused.
+    """
+
+    name = "throttle"
+
+    def __init__(self, levels: Sequence[Level], parts: Parts) -> None:
+        self._acting = tuple(level for level in levels if level.rule.enforce)
+        self._rehearsing = tuple(level for level in levels if not level.rule.enforce)
+        self._all_plain = all(level.plain for level in levels)
+        self._store = parts.counters
+        self._local = parts.local_counters
+        self._gateways = parts.gateways
+        self._clock = parts.clock
+        self._spent: Slot[Spent] = Slot()
+        self.would_refuse = 0
+
+    def on_response(self, ctx: Context, response: Response) -> Response:
+        """Tell the caller how much is left."""
+        spent = self._spent.get(ctx)
+        if spent is not None:
+            response.headers += spent.fields()
+        return response
+
+    def on_done(self, ctx: Context) -> None:
+        """From now on, what is granted late goes back."""
+        spent = self._spent.get(ctx)
+        if spent is not None:
+            spent.over = True
+
+    def refund(self, ctx: Context) -> None:
+        """Give everything back: the request was refused after all."""
+        spent = self._spent.get(ctx)
+        if spent is not None:
+            spent.give_back(ctx.now)
+
+    def _decide(self, ctx: Context, costs: Mapping[Unit, float]) -> Eventual[Verdict]:
+        """Spend from every throttle that applies, or from none. costs: per unit; one that isn't there is
+        not counted.
+        """
+        spent = Spent()
+        if not ctx.dry:
+            self._spent.set(ctx, spent)
+        levels = self._applying(ctx, self._acting, costs)
+        if not levels:
+            self._rehearse(ctx, costs, spent)
+            return None
+        claims = [level.claim(ctx, costs) for level in levels]
+        return self._take(_Claimed(ctx, costs, spent, levels, claims), self._store)
+
+    def _applying(
+        self, ctx: Context, levels: Sequence[Level], costs: Mapping[Unit, float]
+    ) -> Sequence[Level]:
+        if self._all_plain:
+            return [level for level in levels if level.unit in costs]
+        wall = self._clock.wall()
+        return [level for level in levels if level.unit in costs and level.rule.applies(ctx.principal, wall)]
+
+    def _take(self, claimed: _Claimed, store: CounterStore) -> Eventual[Verdict]:
+        granted = store.take(claimed.claims, claimed.ctx.now)
+        if not isinstance(granted, Promise):
+            return self._decided(claimed, granted, store)
+        later: Promise[Verdict] = Promise()
+
+        def failed(error: Exception) -> None:
+            if isinstance(error, StoreUnavailable) and store is not self._local:
+                _pass_on(self._without_store(claimed), later)
+            else:
+                later.reject(error)
+
+        granted.then(lambda grant: later.resolve(self._decided(claimed, grant, store)), failed)
+        return later
+
+    def _decided(self, claimed: _Claimed, grant: Grant, store: CounterStore) -> Verdict:
+        ctx, spent = claimed.ctx, claimed.spent
+        level = claimed.levels[grant.binding]
+        if ctx.trail is not None:
+            _note(ctx, level, grant, "passed" if grant.allowed else "refused")
+        if not grant.allowed:
+            return _refusal(level, grant)
+        spent.keep(claimed.levels, claimed.claims, grant, store)
+        if spent.over:
+            spent.give_back(self._clock.now())
+            return None
+        self._rehearse(ctx, claimed.costs, spent)
+        if ctx.dry:
+            spent.give_back(self._clock.now())
+        return None
+
+    # The store is away
+
+    def _without_store(self, claimed: _Claimed) -> Eventual[Verdict]:
+        for level in claimed.levels:
+            if level.on_failure == "closed":
+                return Refusal(
+                    503,
+                    "store_unavailable",
+                    "the counters that this limit needs can't be reached",
+                    policy=level.rule.policy,
+                    retry_after=STORE_RETRY,
+                )
+        share = max(1, self._gateways())
+        pairs = zip(claimed.levels, claimed.claims, strict=True)
+        local = [(level, _share(claim, share)) for level, claim in pairs if level.on_failure == "local"]
+        if not local:
+            return None
+        levels, claims = [level for level, _ in local], [claim for _, claim in local]
+        return self._take(_Claimed(claimed.ctx, claimed.costs, claimed.spent, levels, claims), self._local)
+
+    # Throttles that only rehearse
+
+    def _rehearse(self, ctx: Context, costs: Mapping[Unit, float], spent: Spent) -> None:
+        """Decide each by itself, on requests that pass; nobody waits for them."""
+        if not self._rehearsing:
+            return
+        for level in self._applying(ctx, self._rehearsing, costs):
+            also = Spent()
+            spent.also.append(also)
+            self._rehearse_one(ctx, level, level.claim(ctx, costs), spent, also)
+        if ctx.dry:
+            for also in spent.also:
+                also.give_back(ctx.now)
+
+    def _rehearse_one(self, ctx: Context, level: Level, claim: Claim, spent: Spent, also: Spent) -> None:
+        def decided(grant: Grant) -> None:
+            if grant.allowed:
+                also.keep((level,), (claim,), grant, self._store)
+                if spent.over or ctx.dry:
+                    also.give_back(self._clock.now())
+                return
+            self.would_refuse += 1
+            if ctx.trail is not None:
+                _note(ctx, level, grant, "would refuse")
+
+        granted = self._store.take((claim,), ctx.now)
+        if isinstance(granted, Promise):
+            granted.then(decided, lambda _: None)  # a rehearsal without a store is none
+        else:
+            decided(granted)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Claimed:
+    """One request's claims, on their way to a store."""
+
+    ctx: Context
+    costs: Mapping[Unit, float]
+    spent: Spent
+    levels: Sequence[Level]
+    claims: Sequence[Claim]
+
+
+def _share(claim: Claim, share: int) -> Claim:
+    """Return this gateway's part of a bucket; what the whole bucket could grant at once stays possible."""
+    burst = max(claim.burst / share, min(claim.cost, claim.burst))
+    return Claim(claim.key, claim.cost, claim.rate / share, burst)
+
+
+def _refusal(level: Level, grant: Grant) -> Refusal:
+    policy = level.rule.policy
+    if grant.retry_after == inf:
+        return Refusal(
+            429,
+            "cost_above_burst",
+            f"the request costs more {level.unit} than may ever come at once (limit {level.limit})",
+            policy=policy,
+            headers=_fields(level, grant),
+            details={"limit": level.limit},
+        )
+    return Refusal(
+        429,
+        "rate_limited",
+        f"more than the limit of {level.limit}",
+        policy=policy,
+        retry_after=grant.retry_after,
+        headers=_fields(level, grant),
+        details={"limit": level.limit},
+    )
+
+
+def _note(ctx: Context, level: Level, grant: Grant, verdict: str) -> None:
+    numbers = {
+        "limit": level.limit,
+        "remaining": grant.remaining,
+        "retry_after": round(grant.retry_after, 3),
+        "reset": round(grant.reset, 3),
+    }
+    ctx.note("throttle", verdict, level.rule.policy, level.rule.origin, numbers)
+
+
+def _pass_on(verdict: Eventual[Verdict], later: Promise[Verdict]) -> None:
+    if isinstance(verdict, Promise):
+        verdict.then(later.resolve, later.reject)
+    else:
+        later.resolve(verdict)
+
+
+_ONE_REQUEST: Final[Mapping[Unit, float]] = {"requests": 1.0}
+
+
+class HeadThrottle(Throttling):
+    """Throttles in requests."""
+
+    place = 50
+
+    def on_request(self, ctx: Context) -> Eventual[Verdict]:
+        """Spend one request."""
+        return self._decide(ctx, _ONE_REQUEST)
+
+
+class BytesThrottle(Throttling):
+    """Throttles in requests and bytes of body: those announced; a body of unknown length is charged after
+    the fact, one byte of room lets it begin.
+    """
+
+    place = 50
+
+    def on_request(self, ctx: Context) -> Eventual[Verdict]:
+        """Spend one request and the announced bytes."""
+        length = ctx.request.length
+        if length == 0:
+            return self._decide(ctx, _ONE_REQUEST)
+        if length is None:
+            self._unannounced.set(ctx, True)
+        return self._decide(ctx, {"requests": 1.0, "bytes": float(length or 1)})
+
+    def __init__(self, levels: Sequence[Level], parts: Parts) -> None:
+        super().__init__(levels, parts)
+        self._unannounced: Slot[bool] = Slot()
+
+    def on_request_chunk(self, ctx: Context, chunk: bytes, last: bool) -> bytes:
+        """Count what streams past."""
+        spent = self._spent.get(ctx)
+        if spent is not None:
+            spent.streamed += len(chunk)
+        return chunk
+
+    def on_done(self, ctx: Context) -> None:
+        """Charge what was not announced: what streamed past, or what was collected."""
+        spent = self._spent.get(ctx)
+        if spent is not None and self._unannounced.get(ctx):
+            more = (spent.streamed or ctx.request.length or 0) - 1
+            if more > 0:
+                spent.charge("bytes", float(more), ctx.now)
+        super().on_done(ctx)
+
+
+class RowsThrottle(Throttling):
+    """Throttles in rows of predictions, reserved until the request's end."""
+
+    place = 70
+    needs_body = True
+
+    def __init__(self, levels: Sequence[Level], parts: Parts, head: Throttling | None) -> None:
+        super().__init__(levels, parts)
+        self._signatures = parts.signatures
+        self._head = head
+
+    def on_request(self, ctx: Context) -> Eventual[Verdict]:
+        """Spend the prediction's rows; everything else has none."""
+        if not is_prediction(ctx):
+            return None
+        infer = read_prediction(ctx, self._signatures)
+        if not isinstance(infer, Promise):
+            return self._charge(ctx, infer)
+        later: Promise[Verdict] = Promise()
+        infer.then(lambda read: _pass_on(self._charge(ctx, read), later), later.reject)
+        return later
+
+    def on_done(self, ctx: Context) -> None:
+        """Give the rows back that no instance was asked to compute."""
+        spent = self._spent.get(ctx)
+        if spent is not None and not ctx.attempts:
+            spent.give_back(ctx.now)
+        super().on_done(ctx)
+
+    def _charge(self, ctx: Context, infer: InferRequest | Refusal) -> Eventual[Verdict]:
+        if isinstance(infer, Refusal):
+            return infer
+        count = rows(infer)
+        if not count or ctx.finished:
+            return None
+        verdict = self._decide(ctx, {"rows": float(count)})
+        if not isinstance(verdict, Promise):
+            return self._settled(ctx, verdict)
+        later: Promise[Verdict] = Promise()
+        verdict.then(lambda late: later.resolve(self._settled(ctx, late)), later.reject)
+        return later
+
+    def _settled(self, ctx: Context, verdict: Verdict) -> Verdict:
+        if verdict is not None and self._head is not None:
+            self._head.refund(ctx)
+        return verdict
+
+
+def _build(rules: Sequence[Rule[Throttle]], parts: Parts) -> Iterable[Filter]:
+    levels = [Level(rule, parts) for rule in dict.fromkeys(rules)]
+    by_head = [level for level in levels if level.unit != "rows"]
+    by_rows = [level for level in levels if level.unit == "rows"]
+    head: Throttling | None = None
+    if by_head:
+        counts_bytes = any(level.unit == "bytes" for level in by_head)
+        head = BytesThrottle(by_head, parts) if counts_bytes else HeadThrottle(by_head, parts)
+        yield head
+    if by_rows:
+        yield RowsThrottle(by_rows, parts, head)
+
+
+KIND = FilterKind("throttle", Throttle, summary="how much may pass", accumulates=True, build=_build)

@@ -1,0 +1,326 @@
+"""Answers that are kept to be given again: one bounded store for all endpoints of a gateway.
+
+Memory first (S3-FIFO, bounded in bytes, so one endpoint's answers can't grow beyond what all may have); a
+shared store (Redis) behind it, if there is one: what another gateway asked is then known here too. A shared
+store that is slow or away is a miss, never an error.
+
+Single flight lives here as well, because those who ask for the same key may do so through filters of
+different snapshots. A flight's leader fetches; the joiners wait for what it brings:
+
+    land      the answer can be shared: every joiner gets it
+    leave     the leader left or failed: the joiner who waited longest goes on in its place
+    dissolve  the answer is fine but can't be shared: every joiner fetches for itself
+
+What a joiner does next runs inside such a call, and may end in the next one at once (a dead pool fails
+immediately), so deliveries are queued and made one after the other, not one inside the other.
+
+`purge` forgets by endpoint, by model, or everything. It remembers when: an answer that was asked for before
+the purge is not kept afterwards, and one that the shared store still has counts as gone. Other gateways
+are told by their own purge.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import orjson
+
+from gateway.governance.eviction import S3Fifo
+from gateway.governance.flights import Flights, Role
+from gateway.governance.freshness import Freshness, State
+from gateway.http.message import Headers
+from gateway.pipeline.ports import BlobStore
+from gateway.pipeline.promise import Eventual, Promise
+
+FORMAT: Final = 1  # of an answer in the shared store
+EVERYTHING: Final = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """For how long an answer is of use, in seconds since it was stored; the stale ones follow the ttl."""
+
+    ttl: float
+    stale_while_revalidate: float = 0.0
+    stale_if_error: float = 0.0
+
+    @property
+    def whole(self) -> float:
+        """Seconds until it is of no use at all."""
+        return self.ttl + max(self.stale_while_revalidate, self.stale_if_error)
+
+
+class Kept:
+    """One answer as it is kept: a 200 in the dialect, style and with the id of the request it was given to."""
+
+    __slots__ = ("body", "dialect", "freshness", "headers", "id", "style", "tags", "windows")
+
+    def __init__(
+        self,
+        headers: Headers,
+        body: bytes,
+        freshness: Freshness,
+        windows: Windows,
+        *,
+        dialect: str,
+        style: str,
+        id: str | None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        self.headers = headers
+        self.body = body
+        self.freshness = freshness
+        self.windows = windows
+        self.dialect = dialect
+        self.style = style
+        self.id = id
+        self.tags = tuple(tags)
+
+    @classmethod
+    def stored_at(
+        cls,
+        stored: float,
+        windows: Windows,
+        headers: Headers,
+        body: bytes,
+        *,
+        dialect: str,
+        style: str,
+        id: str | None,
+        tags: Sequence[str] = (),
+    ) -> Kept:
+        """Make one. stored: s, monotonic."""
+        freshness = Freshness(stored, windows.ttl, windows.stale_while_revalidate, windows.stale_if_error)
+        return cls(headers, body, freshness, windows, dialect=dialect, style=style, id=id, tags=tags)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, about."""
+        return len(self.body) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def __repr__(self) -> str:
+        return f"<Kept {len(self.body)} B of {self.dialect} | {self.freshness!r}>"
+
+
+Landed: TypeAlias = Kept | Role
+"""What a joiner is told: the answer, or to fetch (as the new leader, or alone)."""
+
+
+class Waiter:
+    """One request in a flight."""
+
+    __slots__ = ("landed",)
+
+    def __init__(self) -> None:
+        self.landed: Promise[Landed] = Promise()
+
+
+class AnswerStore:
+    """The kept answers of one gateway, and who waits for which.
+
+    capacity: bytes of memory. blobs: the shared store behind it, None for memory only.
+    """
+
+    __slots__ = (
+        "_blobs",
+        "_delivering",
+        "_flights",
+        "_memory",
+        "_purged",
+        "_queue",
+        "hits",
+        "lookups",
+        "stored",
+    )
+
+    def __init__(self, capacity: int, blobs: BlobStore | None = None) -> None:
+        self._memory: S3Fifo[Kept] = S3Fifo(capacity)
+        self._blobs = blobs
+        self._flights: Flights[bytes, Waiter] = Flights()
+        self._purged: dict[str, float] = {}  # tag -> s since the epoch
+        self._queue: deque[tuple[Waiter, Landed]] = deque()
+        self._delivering = False
+        self.lookups = 0
+        self.hits = 0  # of look-ups: something was there, fresh or stale
+        self.stored = 0
+
+    # Finding and keeping
+
+    def find(self, key: bytes, now: float, wall: float) -> Eventual[Kept | None]:
+        """Return what is kept under a key, fresh or stale; None when nothing useful is."""
+        self.lookups += 1
+        kept = self._memory.get(key)
+        if kept is not None:
+            if kept.freshness.state(now) is not State.GONE:
+                self.hits += 1
+                return kept
+            self._memory.delete(key)
+        if self._blobs is None:
+            return None
+        blob = self._blobs.get(key)
+        if not isinstance(blob, Promise):
+            return self._from_blob(key, blob, now, wall)
+        later: Promise[Kept | None] = Promise()
+        blob.then(
+            lambda late: later.resolve(self._from_blob(key, late, now, wall)),
+            lambda _: later.resolve(None),
+        )
+        return later
+
+    def keep(self, key: bytes, kept: Kept, began: float, wall: float) -> bool:
+        """Keep an answer.
+
+        began: s since the epoch when it was asked for. False: it is too large, or a purge came between.
+        """
+        if self._was_purged(kept.tags, began):
+            return False
+        if not self._memory.put(key, kept, kept.size, kept.tags):
+            return False
+        self.stored += 1
+        if self._blobs is not None:
+            self._blobs.set(key, _to_blob(kept, wall), kept.windows.whole)
+        return True
+
+    def purge(self, wall: float, *, endpoint: str | None = None, model: str | None = None) -> int:
+        """Forget the answers of an endpoint, of a model, or all when neither is named.
+
+        Returns how many this memory had. wall: s since the epoch.
+        """
+        names = [("endpoint", endpoint), ("model", model)]
+        tags = [tag(kind, name) for kind, name in names if name is not None] or [EVERYTHING]
+        for one in tags:
+            self._purged[one] = wall
+        gone: list[bytes] = []
+
+        def matches(key: bytes, kept: Kept) -> bool:
+            fits = tags == [EVERYTHING] or all(one in kept.tags for one in tags)
+            if fits:
+                gone.append(key)
+            return fits
+
+        count = self._memory.purge(matches)
+        if self._blobs is not None and gone:
+            self._blobs.delete(gone)
+        return count
+
+    def _was_purged(self, tags: Iterable[str], wall: float) -> bool:
+        if not self._purged:
+            return False
+        return any(self._purged.get(one, -1.0) >= wall for one in (EVERYTHING, *tags))
+
+    def _from_blob(self, key: bytes, blob: bytes | None, now: float, wall: float) -> Kept | None:
+        if blob is None:
+            return None
+        read = _read_blob(blob, now, wall)
+        if read is None:
+            return None
+        kept, stored = read
+        if self._was_purged(kept.tags, stored) or kept.freshness.state(now) is State.GONE:
+            return None
+        self.hits += 1
+        self._memory.put(key, kept, kept.size, kept.tags)
+        return kept
+
+    # Who waits for what
+
+    def is_flying(self, key: bytes) -> bool:
+        """Whether somebody fetches this key now."""
+        return self._flights.is_flying(key)
+
+    def join(self, key: bytes, waiter: Waiter) -> Role:
+        """Take part in the flight for a key; a JOINER hears by `waiter.landed`."""
+        return self._flights.join(key, waiter)
+
+    def land(self, key: bytes, kept: Kept) -> None:
+        """Share an answer with all who wait for it."""
+        self._deliver([(waiter, kept) for waiter in self._flights.land(key)])
+
+    def dissolve(self, key: bytes) -> None:
+        """There is no answer to share: everybody fetches for himself."""
+        self._deliver([(waiter, Role.ALONE) for waiter in self._flights.land(key)])
+
+    def leave(self, key: bytes, waiter: Waiter) -> None:
+        """Go without having brought anything; a leader hands over."""
+        successor = self._flights.leave(key, waiter)
+        if successor is not None:
+            self._deliver([(successor, Role.LEADER)])
+
+    def _deliver(self, news: Iterable[tuple[Waiter, Landed]]) -> None:
+        self._queue.extend(news)
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._queue:
+                waiter, landed = self._queue.popleft()
+                waiter.landed.resolve(landed)
+        finally:
+            self._delivering = False
+
+    # Being seen
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return self._memory.size
+
+    @property
+    def collapsed(self) -> int:
+        """Requests so far that waited for another's answer."""
+        return self._flights.joined
+
+    def __len__(self) -> int:
+        return len(self._memory)
+
+    def __repr__(self) -> str:
+        return f"<AnswerStore {self._memory!r}, {self._flights!r}>"
+
+
+def tag(kind: str, name: str) -> str:
+    """Return the tag under which answers of an endpoint or a model are found."""
+    return f"{kind}:{name}"
+
+
+# In the shared store: one line of JSON about the answer, then its body
+
+
+def _to_blob(kept: Kept, wall: float) -> bytes:
+    about = {
+        "format": FORMAT,
+        "stored": wall,
+        "windows": [kept.windows.ttl, kept.windows.stale_while_revalidate, kept.windows.stale_if_error],
+        "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in kept.headers],
+        "dialect": kept.dialect,
+        "style": kept.style,
+        "id": kept.id,
+        "tags": kept.tags,
+    }
+    return orjson.dumps(about) + b"\n" + kept.body
+
+
+def _read_blob(blob: bytes, now: float, wall: float) -> tuple[Kept, float] | None:
+    """Return the answer and when it was stored (s since the epoch); None if it isn't one of ours."""
+    line, _, body = blob.partition(b"\n")
+    try:
+        about = orjson.loads(line)
+        if about["format"] != FORMAT:
+            return None
+        stored = float(about["stored"])
+        windows = Windows(*(float(window) for window in about["windows"]))
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in about["headers"]]
+        kept = Kept.stored_at(
+            now - max(0.0, wall - stored),
+            windows,
+            headers,
+            body,
+            dialect=str(about["dialect"]),
+            style=str(about["style"]),
+            id=about["id"],
+            tags=tuple(about["tags"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return kept, stored
