@@ -75,7 +75,9 @@ async def test_a_backend_registers_in_etcd(etcd: EtcdServers) -> None:
         await until(lambda: etcd.keys("/"))
         (key,) = etcd.keys("/")
         (found,) = etcd.post("/v3/kv/range", {"key": encode(key)})["kvs"]
-        assert json.loads(b64decode(found["value"]))["Metadata"]["models"] == [{"name": "digits", "version": "1"}]
+        assert json.loads(b64decode(found["value"]))["Metadata"]["models"] == [
+            {"name": "digits", "version": "1"}
+        ]
         assert "/tests/" in key
         assert "/digits/" in key
         assert await asyncio.to_thread(backend.stop) == 0

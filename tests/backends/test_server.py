@@ -102,6 +102,14 @@ def test_every_model_reads_every_sample_in_both_dialects(backend: Backend, model
     assert columns["outputs"]["label"] == LABELS
 
 
+def test_a_large_request_is_answered_row_by_row_in_both_dialects() -> None:
+    rows, labels = ROWS * 120, LABELS * 120  # 2,400 rows in 500 kB: read off the loop and run in pieces
+    with Backend("--repository", str(DIGITS), "--models", "digits=1") as backend:
+        assert output(backend.post("/v2/models/digits/infer", v2(rows))[1], "label") == labels
+        answer = backend.post("/v1/models/digits:predict", {"instances": rows})[1]
+    assert [row["label"] for row in answer["predictions"]] == labels
+
+
 def test_labels_choose_versions(backend: Backend) -> None:
     for label, version in (("stable", "1"), ("canary", "2")):
         labelled = backend.post(f"/v1/models/digits/labels/{label}:predict", {"inputs": ROWS[:1]})
