@@ -22,8 +22,8 @@ from typing import Final
 import aiohttp
 
 from gateway.cli.register import Plan
-from gateway.discovery.members import format_address, member_key
-from gateway.discovery.registration import Registration, registry_at
+from gateway.discovery.members import format_address
+from gateway.discovery.registration import Registration, check_request, registry_at
 
 _LOOK_EVERY: Final = 0.05  # s
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
@@ -107,7 +107,7 @@ async def _announce(plan: Plan, registration: Registration, say: Say) -> None:
 
 async def _check(plan: Plan) -> None:
     """Find the mistakes before anything runs."""
-    member_key("default", plan.service, "id")
+    check_request(plan.service, plan.address, plan.ttl)
     try:
         await registry_at(plan.registry, token=plan.token).close()
     except OSError as error:

@@ -137,13 +137,7 @@ class Registration:
         will not bring that. Raises ValueError for a bad URL, address or name. A registry that is down is no
         error.
         """
-        host, port = parse_address(address) if isinstance(address, str) else address
-        if host in _UNREACHABLE_HOSTS:
-            raise ValueError(
-                f"{host or '(empty)'}:{port} is where a server listens, not where others reach it"
-            )
-        if ttl < 1.0:
-            raise ValueError(f"ttl must be at least 1 s, got {ttl:g}")
+        host, port = check_request(service, address, ttl)
         member = Member(
             id=instance_id(host, port, secrets.token_hex(4)),
             address=(host, port),
@@ -264,6 +258,17 @@ class Registration:
     def __repr__(self) -> str:
         state = "registered" if self.is_registered else f"not registered: {self.reason or 'not yet'}"
         return f"<Registration {self.service}/{self.id} | {state}>"
+
+
+def check_request(service: str, address: str | tuple[str, int], ttl: float) -> tuple[str, int]:
+    """Find the mistakes that `Registration.open` would raise ValueError for. Returns (host, port)."""
+    host, port = parse_address(address) if isinstance(address, str) else address
+    if host in _UNREACHABLE_HOSTS:
+        raise ValueError(f"{host or '(empty)'}:{port} is where a server listens, not where others reach it")
+    if ttl < 1.0:
+        raise ValueError(f"ttl must be at least 1 s, got {ttl:g}")
+    member_key("default", service, "id")
+    return host, port
 
 
 def instance_id(host: str, port: int, nonce: str) -> str:

@@ -25,7 +25,19 @@ from tests.discovery.watching import eventually
 from tests.fakes.admin_registry import AdminRegistry, admin_registry
 from tests.services.etcd import free_port
 
-SERVER = "import http.server as h, os\n{before}\nh.HTTPServer(('127.0.0.1', int(os.environ['PORT'])), {handler}).serve_forever()"
+SERVER = """
+import http.server as h, os
+{before}
+h.HTTPServer(('127.0.0.1', int(os.environ['PORT'])), {handler}).serve_forever()
+"""
+
+RUNNER = """
+import os, sys
+from gateway.cli.register import Plan
+from gateway.cli.registered_child import run_child
+plan = Plan(environment=os.environ, {fields})
+sys.exit(run_child(plan, lambda text: print(text, file=sys.stderr, flush=True)))
+"""
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -150,18 +162,11 @@ class Running:
     """`run_child` in a process of its own, since it owns its process's signals."""
 
     def __init__(self, plan: Plan) -> None:
-        code = "import sys\nfrom gateway.cli.register import Plan\nfrom gateway.cli.registered_child import run_child\n"
-        code += f"plan = Plan({self._arguments(plan)})\n"
-        code += "sys.exit(run_child(plan, lambda text: print(text, file=sys.stderr, flush=True)))"
+        names = [name for name in Plan.__slots__ if name != "environment"]
+        code = RUNNER.format(fields=", ".join(f"{name}={getattr(plan, name)!r}" for name in names))
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], env=dict(plan.environment), stderr=subprocess.PIPE, text=True
         )
-
-    @staticmethod
-    def _arguments(plan: Plan) -> str:
-        names = [name for name in Plan.__slots__ if name != "environment"]
-        fields = ", ".join(f"{name}={getattr(plan, name)!r}" for name in names)
-        return f"environment=__import__('os').environ, {fields}"
 
     async def ended(self) -> tuple[int, str]:
         _, errors = await asyncio.to_thread(self.process.communicate, None, 20)
@@ -171,6 +176,7 @@ class Running:
 async def test_it_is_registered_only_once_it_serves(gateway: AdminRegistry) -> None:
     running = Running(serving(gateway, before="import time; time.sleep(0.5)"))
     await eventually(lambda: gateway.ids() != [])
+    await asyncio.sleep(0.3)  # it says so a moment later
     running.process.terminate()
     code, said = await running.ended()
     assert gateway.ids() == []
