@@ -18,10 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from backends.engine import Device
 from backends.errors import LoadError
 from backends.repository import Choice
-from backends.settings import Address, LogLevel, RegistrySettings, Settings
+from backends.settings import Address, Device, LogLevel, RegistrySettings, Settings
 from backends.strict_yaml import ConfigError, load, parse_seconds, parse_size
 
 T = TypeVar("T")
@@ -37,10 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream=sys.stderr,
             format="%(asctime)s %(levelname)s %(name)s %(message)s",
         )
-        from backends.server import (
-            run,
-            serve,
-        )  # after the flags are checked: ONNX Runtime takes 0.2 s to import
+        # Imported last: ONNX Runtime and aiohttp take their time, and --help needs neither.
+        from backends.server import run, serve
 
         run(serve(settings))
     except (ConfigError, LoadError) as e:

@@ -21,15 +21,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from backends.errors import EngineFailure, LoadError
+from backends.settings import Device
 from backends.tensors import ANY, BY_ONNX, Array, Signature, Tensors, TensorSpec
-
-Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 

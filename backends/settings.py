@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from backends.engine import Device
 from backends.repository import Choice
 from backends.strict_yaml import Seconds, Size
 
 TTL, DRAIN = Seconds(10.0), Seconds(10.0)
 MAX_BODY = Size(16 << 20)
 
+Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 

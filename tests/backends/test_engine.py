@@ -11,13 +11,13 @@ from backends.engine import (
     CPU,
     CUDA,
     TENSORRT,
-    Device,
     Engine,
     EngineSettings,
     check_device,
     choose_providers,
 )
 from backends.errors import EngineFailure, LoadError
+from backends.settings import Device
 from tests.backends.models import DIGITS, adder, echo, gatherer, put
 
 BUILT_FOR_GPUS = [TENSORRT, CUDA, CPU]
