@@ -19,9 +19,10 @@ What the gateway's protocol asks of a client, found by running it against etcd 3
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from base64 import b64decode, b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -32,6 +33,9 @@ import orjson
 
 _MAX_LINE: Final = 64 * 1024 * 1024
 _UNAUTHENTICATED: Final = 16
+# etcd sends a progress notice at least every 11 minutes, so a stream silent for longer was cut without a
+# word.
+_SILENCE: Final = 900.0  # s
 _TRY_ANOTHER: Final = frozenset({4, 8, 14})  # gRPC: DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE
 
 _Message = dict[str, Any]  # a decoded JSON object; never leaves this file
@@ -46,8 +50,10 @@ class EtcdError(Exception):
 
     @property
     def is_auth(self) -> bool:
-        """The token is unknown to this server: signing in again helps."""
-        return self.code == _UNAUTHENTICATED or "invalid auth token" in str(self)
+        """The token is unknown to this server, or older than its users: signing in again helps."""
+        said = str(self)
+        stale = "invalid auth token" in said or "revision of auth store is old" in said
+        return stale or self.code == _UNAUTHENTICATED
 
     @property
     def is_server(self) -> bool:
@@ -214,10 +220,11 @@ class EtcdClient:
             answer = await self._call("/v3/kv/range", body)
             revision = revision or _revision(answer)
             kvs = answer.get("kvs", ())
-            entries.extend(_entry(kv) for kv in kvs)
-            if not answer.get("more"):
-                return Listing(revision, _cluster(answer), tuple(entries))
-            key = b64decode(kvs[-1]["key"]) + b"\0"
+            with _reading(self.server):
+                entries.extend(_entry(kv) for kv in kvs)
+                if not answer.get("more"):
+                    return Listing(revision, _cluster(answer), tuple(entries))
+                key = b64decode(kvs[-1]["key"]) + b"\0"
 
     async def probe(self, prefix: str, revision: int) -> bool:
         """Ask the server in use, and no other, for proof of life: a linearizable read, so it needs a quorum.
@@ -256,12 +263,14 @@ class EtcdClient:
     async def grant(self, ttl: float) -> int:
         """Open a lease of `ttl` s (etcd counts whole seconds, and raises short ones to its minimum)."""
         answer = await self._call("/v3/lease/grant", {"TTL": str(max(1, round(ttl)))})
-        return int(answer["ID"])
+        with _reading(self.server):
+            return int(answer["ID"])
 
     async def keep_alive(self, lease: int) -> int:
         """Renew a lease once. Returns the seconds it now lasts; 0 = it is gone: grant and put again."""
         answer = await self._call("/v3/lease/keepalive", {"ID": str(lease)})
-        return int(answer.get("result", {}).get("TTL", 0))
+        with _reading(self.server):
+            return int(answer["result"].get("TTL", 0))
 
     async def revoke(self, lease: int) -> None:
         """End a lease and delete its keys. A lease that is already gone is fine."""
@@ -283,7 +292,7 @@ class EtcdClient:
         create = {"key": _b64(key), "range_end": _b64(prefix_end(key)), "start_revision": str(start_revision)}
         body = orjson.dumps({"create_request": {**create, "progress_notify": True}})
         headers = {**self._headers(), "Grpc-Metadata-hasleader": "true"}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.timeout)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.timeout, sock_read=_SILENCE)
         server = self.server
         try:
             async with self._open().post(
@@ -292,7 +301,9 @@ class EtcdClient:
                 if response.status != 200:
                     raise _failure(server, response.status, await response.read())
                 async for line in _lines(response.content):
-                    yield _watch_message(_decode(line))
+                    with _reading(server):
+                        message = _watch_message(_decode(line))
+                    yield message
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _unreachable(server, error) from error
         raise EtcdUnreachable(f"{server}: the watch stream ended")
@@ -397,6 +408,15 @@ def prefix_end(prefix: bytes) -> bytes:
 # Reading answers
 
 
+@contextlib.contextmanager
+def _reading(server: str) -> Iterator[None]:
+    """An answer of another shape than etcd's (a proxy's, another service's) is no answer."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise EtcdUnreachable(f"{server} answers, but not as etcd does: {error!r}") from error
+
+
 def _b64(data: bytes) -> str:
     return b64encode(data).decode("ascii")
 
@@ -412,7 +432,8 @@ def _decode(data: bytes) -> _Message:
 
 
 def _revision(answer: _Message) -> int:
-    return int(answer["header"]["revision"])
+    with _reading("the server"):
+        return int(answer["header"]["revision"])
 
 
 def _cluster(answer: _Message) -> str:

@@ -181,6 +181,7 @@ class EtcdRegistry:
                 await self._watch()
             except (Compacted, _OtherStore) as error:
                 self._must_list = True
+                log.warning("registry_resync", extra={"registry": self._prefix, "reason": str(error)})
                 self._down(f"listing again: {error}")
             except EtcdError as error:
                 self._down(str(error))
@@ -408,7 +409,15 @@ class EtcdRegistry:
             self._snapshot_error = None
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        self._tasks.append(asyncio.create_task(work, name=f"etcd registry: {name}"))
+        task = asyncio.create_task(work, name=f"etcd registry: {name}")
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task that ends by an error is a bug: let it be seen at once, not when the registry is closed."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("registry_stopped", exc_info=error, extra={"task": task.get_name()})
+            self._down(f"stopped by an error: {error!r}")
 
     def __repr__(self) -> str:
         state = f"live at revision {self._revision}" if self._live else f"not live: {self._reason}"

@@ -204,6 +204,46 @@ async def test_what_is_not_etcd_is_named(status: int, text: str, why: str) -> No
                 pass
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"header": {}}',
+        '{"header": {"revision": "1"}, "kvs": [{}]}',
+        '{"header": {"revision": "1", "cluster_id": "1"}, "kvs": [{"key": "%"}]}',
+        '{"header": {"revision": "1", "cluster_id": "1"}, "more": true}',
+        '{"header": 7}',
+    ],
+    ids=["no revision", "no key", "no base64", "no kvs", "no header"],
+)
+async def test_answers_of_another_shape_are_no_answers(text: str) -> None:
+    async with answering(200, text) as client:
+        with pytest.raises(EtcdUnreachable, match="not as etcd does"):
+            await client.list_keys("/services/")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"result": {}}', '{"result": 7}', "{}", '{"result": {"header": {"revision": "x"}}}']
+)
+async def test_watch_messages_of_another_shape_end_the_watch(text: str) -> None:
+    async with answering(200, text + "\n") as client:
+        with pytest.raises(EtcdUnreachable):
+            async for _ in client.watch("/services/", 1):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "is_auth"),
+    [
+        (16, "etcdserver: invalid auth token", True),
+        (3, "etcdserver: revision of auth store is old", True),
+        (3, "etcdserver: authentication failed, invalid user ID or password", False),
+        (7, "etcdserver: permission denied", False),
+    ],
+)
+def test_which_errors_a_new_sign_in_cures(code: int, message: str, is_auth: bool) -> None:
+    assert EtcdError(code, message).is_auth is is_auth
+
+
 async def test_an_error_of_etcd_keeps_its_code() -> None:
     error = json.dumps(
         {"error": "etcdserver: permission denied", "message": "etcdserver: permission denied", "code": 7}

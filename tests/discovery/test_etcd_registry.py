@@ -143,8 +143,10 @@ async def test_while_etcd_is_down_the_status_says_so_and_members_stay(etcd: Etcd
         assert status.stale >= 0.0
 
 
-async def test_history_compacted_while_away_is_replaced_by_a_list(etcd: EtcdServers, tmp_path: Path) -> None:
-    """The gateway is stopped from watching (its node is down) while keys change and history is compacted."""
+async def test_history_compacted_while_away_is_replaced_by_a_list(
+    etcd: EtcdServers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The gateway is kept from watching while keys change and history is compacted."""
     registry = follow(etcd, rules=UNPROTECTED)
     for name, port in (("a", 9001), ("b", 9002)):
         etcd.put(key(name), value(port))
@@ -162,6 +164,8 @@ async def test_history_compacted_while_away_is_replaced_by_a_list(etcd: EtcdServ
         assert watcher.ports == {9001, 9002}
         registry._client._servers = list(etcd.urls)
         await watcher.until({9109})
+        reasons = [record.__dict__["reason"] for record in caplog.records if record.msg == "registry_resync"]
+        assert [reason.split()[0] for reason in reasons] == ["compacted"]
 
 
 @pytest.mark.slow
