@@ -328,7 +328,8 @@ def reach(
     for reference, _ in references_at(schema, endpoint, of_people):
         if reference.reached and fallback in (None, reference.fallback):
             pool = referred_pool(schema, config, reference)
-            found |= {pool} if pool else set()
+            if pool is not None and pool in schema.pools:
+                found.add(pool)
     return tuple(sorted(found))
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import pickle
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.config.load import load
 from gateway.config.schema import Schema
@@ -202,3 +204,34 @@ def test_a_rotated_secret_is_another_schema_under_the_same_digest(tmp_path):
     assert before.references == (tmp_path / "token",)
     assert before.digest == after.digest
     assert before.schema != after.schema
+
+
+WORDS = ["null", "~", "", "[]", "{}", "5", "-1", "1e999", "off", "*", "${env:X}", "a: b", "- x", "&a", "*a"]
+FILES = {
+    "gateway.yaml": examples.GATEWAY,
+    "digits.yaml": examples.DIGITS,
+    "house-rules.yaml": examples.HOUSE_RULES,
+}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    name=st.sampled_from(sorted(FILES)),
+    at=st.floats(0, 1, exclude_max=True),
+    cut=st.sampled_from([0, 1, 3, 8, 20]),
+    word=st.sampled_from([*WORDS, "\t", "\n", "{", "]", '"', "🙂", "<<", "? "]),
+)
+def test_a_damaged_file_is_loaded_or_reported_and_nothing_is_raised(tmp_path_factory, name, at, cut, word):
+    folder = examples.write_all(tmp_path_factory.mktemp("damaged"))
+    text = FILES[name]
+    start = int(at * len(text))
+    damaged = text[:start] + word + text[start + cut :]
+    loaded = load(folder, KINDS, examples.ENV, edits={name: damaged})
+    assert (loaded.schema is None) == bool(loaded.errors)
+    assert all(problem.mark.file != "?" for problem in loaded.errors)
+    assert "not-for-eyes" not in loaded.report()
+
+
+def test_a_version_that_names_no_pool_is_one_problem_whatever_sends_there(tmp_path):
+    text = "endpoints: {d: {model: d, versions: {1: gone}, send: 1, breaker: off}}"
+    assert len(errors(tmp_path, a=text)) == 1
