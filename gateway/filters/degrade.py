@@ -178,7 +178,7 @@ class DegradeFilter(Filter):
 class _Rung:
     """One step, built. label: what `x-degraded` says."""
 
-    __slots__ = ("_bucket", "_pool", "_policy", "_step", "label")
+    __slots__ = ("_bucket", "_policy", "_pool", "_step", "label")
 
     def __init__(self, step: Step, rule: Rule[Degrade], parts: Parts) -> None:
         self._step = step

@@ -40,9 +40,10 @@ class Flights(Generic[K, W]):
     def __len__(self) -> int:
         return len(self._flights)
 
-    def is_flying(self, key: K) -> bool:
-        """Whether somebody fetches this now."""
-        return key in self._flights
+    def leader(self, key: K) -> W | None:
+        """Return who fetches this now; None: nobody does."""
+        flight = self._flights.get(key)
+        return None if flight is None else next(iter(flight.values()))
 
     def join(self, key: K, waiter: W) -> Role:
         """Take part in the flight for `key`, as its leader when there is none yet."""

@@ -54,34 +54,12 @@ class Windows:
 
 
 class Kept:
-    """One answer as it is kept: a 200 in the dialect, style and with the id of the request it was given to."""
+    """One answer as it is kept: a 200, in the dialect and style and with the id that its request had."""
 
     __slots__ = ("body", "dialect", "freshness", "headers", "id", "style", "tags", "windows")
 
     def __init__(
         self,
-        headers: Headers,
-        body: bytes,
-        freshness: Freshness,
-        windows: Windows,
-        *,
-        dialect: str,
-        style: str,
-        id: str | None,
-        tags: Sequence[str] = (),
-    ) -> None:
-        self.headers = headers
-        self.body = body
-        self.freshness = freshness
-        self.windows = windows
-        self.dialect = dialect
-        self.style = style
-        self.id = id
-        self.tags = tuple(tags)
-
-    @classmethod
-    def stored_at(
-        cls,
         stored: float,
         windows: Windows,
         headers: Headers,
@@ -91,10 +69,18 @@ class Kept:
         style: str,
         id: str | None,
         tags: Sequence[str] = (),
-    ) -> Kept:
-        """Make one. stored: s, monotonic."""
-        freshness = Freshness(stored, windows.ttl, windows.stale_while_revalidate, windows.stale_if_error)
-        return cls(headers, body, freshness, windows, dialect=dialect, style=style, id=id, tags=tags)
+    ) -> None:
+        """stored: s, monotonic."""
+        self.freshness = Freshness(
+            stored, windows.ttl, windows.stale_while_revalidate, windows.stale_if_error
+        )
+        self.windows = windows
+        self.headers = headers
+        self.body = body
+        self.dialect = dialect
+        self.style = style
+        self.id = id
+        self.tags = tuple(tags)
 
     @property
     def size(self) -> int:
@@ -125,12 +111,12 @@ class AnswerStore:
     """
 
     __slots__ = (
-        "_blobs",
         "_delivering",
         "_flights",
         "_memory",
         "_purged",
         "_queue",
+        "blobs",
         "hits",
         "lookups",
         "stored",
@@ -138,7 +124,7 @@ class AnswerStore:
 
     def __init__(self, capacity: int, blobs: BlobStore | None = None) -> None:
         self._memory: S3Fifo[Kept] = S3Fifo(capacity)
-        self._blobs = blobs
+        self.blobs = blobs
         self._flights: Flights[bytes, Waiter] = Flights()
         self._purged: dict[str, float] = {}  # tag -> s since the epoch
         self._queue: deque[tuple[Waiter, Landed]] = deque()
@@ -158,9 +144,9 @@ class AnswerStore:
                 self.hits += 1
                 return kept
             self._memory.delete(key)
-        if self._blobs is None:
+        if self.blobs is None:
             return None
-        blob = self._blobs.get(key)
+        blob = self.blobs.get(key)
         if not isinstance(blob, Promise):
             return self._from_blob(key, blob, now, wall)
         later: Promise[Kept | None] = Promise()
@@ -180,12 +166,12 @@ class AnswerStore:
         if not self._memory.put(key, kept, kept.size, kept.tags):
             return False
         self.stored += 1
-        if self._blobs is not None:
-            self._blobs.set(key, _to_blob(kept, wall), kept.windows.whole)
+        if self.blobs is not None:
+            self.blobs.set(key, _to_blob(kept, wall), kept.windows.whole)
         return True
 
     def purge(self, wall: float, *, endpoint: str | None = None, model: str | None = None) -> int:
-        """Forget the answers of an endpoint, of a model, or all when neither is named.
+        """Forget the answers of an endpoint and of a model, or all when neither is named.
 
         Returns how many this memory had. wall: s since the epoch.
         """
@@ -196,14 +182,14 @@ class AnswerStore:
         gone: list[bytes] = []
 
         def matches(key: bytes, kept: Kept) -> bool:
-            fits = tags == [EVERYTHING] or all(one in kept.tags for one in tags)
+            fits = tags == [EVERYTHING] or any(one in kept.tags for one in tags)
             if fits:
                 gone.append(key)
             return fits
 
         count = self._memory.purge(matches)
-        if self._blobs is not None and gone:
-            self._blobs.delete(gone)
+        if self.blobs is not None and gone:
+            self.blobs.delete(gone)
         return count
 
     def _was_purged(self, tags: Iterable[str], wall: float) -> bool:
@@ -228,19 +214,21 @@ class AnswerStore:
 
     def is_flying(self, key: bytes) -> bool:
         """Whether somebody fetches this key now."""
-        return self._flights.is_flying(key)
+        return self._flights.leader(key) is not None
 
     def join(self, key: bytes, waiter: Waiter) -> Role:
         """Take part in the flight for a key; a JOINER hears by `waiter.landed`."""
         return self._flights.join(key, waiter)
 
-    def land(self, key: bytes, kept: Kept) -> None:
-        """Share an answer with all who wait for it."""
-        self._deliver([(waiter, kept) for waiter in self._flights.land(key)])
+    def land(self, key: bytes, waiter: Waiter, kept: Kept) -> None:
+        """Share the leader's answer with all who wait for it. Who leads no flight shares with nobody."""
+        if self._flights.leader(key) is waiter:
+            self._deliver([(joiner, kept) for joiner in self._flights.land(key)])
 
-    def dissolve(self, key: bytes) -> None:
-        """There is no answer to share: everybody fetches for himself."""
-        self._deliver([(waiter, Role.ALONE) for waiter in self._flights.land(key)])
+    def dissolve(self, key: bytes, waiter: Waiter) -> None:
+        """The leader has an answer that can't be shared: everybody fetches for himself."""
+        if self._flights.leader(key) is waiter:
+            self._deliver([(joiner, Role.ALONE) for joiner in self._flights.land(key)])
 
     def leave(self, key: bytes, waiter: Waiter) -> None:
         """Go without having brought anything; a leader hands over."""
@@ -311,7 +299,7 @@ def _read_blob(blob: bytes, now: float, wall: float) -> tuple[Kept, float] | Non
         stored = float(about["stored"])
         windows = Windows(*(float(window) for window in about["windows"]))
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in about["headers"]]
-        kept = Kept.stored_at(
+        kept = Kept(
             now - max(0.0, wall - stored),
             windows,
             headers,

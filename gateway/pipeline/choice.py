@@ -97,10 +97,14 @@ class Choices:
 
 
 class Explicit(Filter):
-    """What the URL or the override header says. Always on."""
+    """What the URL or the override header says. Always on.
 
-    name = "choose"
-    place = 60
+    It acts before the body is looked at: a prediction is checked against the signature of the version that
+    it asks for.
+    """
+
+    name = "explicit"
+    place = 58
 
     def __init__(self, parts: Parts) -> None:
         self._choices = Choices(parts)
@@ -154,7 +158,7 @@ class Explicit(Filter):
 def _take(ctx: Context, choice: Choice, by: str) -> None:
     choose(ctx, choice, by)
     if ctx.trail is not None:
-        ctx.note("choose", f"pool {choice.pool.name} by {by}", numbers={"version": choice.version})
+        ctx.note("explicit", f"pool {choice.pool.name} by {by}", numbers={"version": choice.version})
 
 
 def choose(ctx: Context, choice: Choice, by: str) -> None:

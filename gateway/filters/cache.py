@@ -1,0 +1,425 @@
+"""Answer a prediction again that was answered before, and ask only once what many ask at the same time.
+
+    cache: 30s
+    cache: {ttl: 30s, stale_while_revalidate: 30s, stale_if_error: 10m, scope: principal}
+
+Opt-in, for predictions: whoever writes `cache` says that the model is a function of its input. The key is
+taken from the tensors, never from the bytes, so one question has one answer however it is written and in
+whatever dialect; to it belong the endpoint, the pool and version that were chosen, and whom the answer may
+be shared with (`scope`). Only whole 200 answers are kept, in the dialect they were given in; a hit from
+another dialect is translated. Sequences, and sampling without a seed, are never cached.
+
+Requests for the same key are collapsed: the first goes on, the others wait for its answer, each with its
+own deadline. If the first one's client leaves, or its attempt fails, the one that waited longest goes on
+in its place. If its answer can't be shared, everybody goes on.
+
+    fresh                       given at once; nothing is asked
+    stale, revalidating         given at once while one request asks anew: the first that came after the
+                                end of `ttl`; it waits for the new answer, nobody else does
+    stale, if error             kept for `degrade` (its step `stale:`), given when nothing better can be had
+
+Cache-Control is respected: of the client no-store, no-cache and max-age, of the instance no-store, private,
+no-cache, max-age and s-maxage (which may shorten ttl, never lengthen it). Sources: RFC 9111, RFC 5861,
+RFC 9211 (Cache-Status). The store, its bound and its purge: pipeline/answers.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from gateway.config.kind import REQUIRED, setting
+from gateway.config.units import Duration, Size
+from gateway.dialects.canonical import cacheable, canonical_key
+from gateway.dialects.catalogue import BY_NAME
+from gateway.dialects.errors import InvalidPrediction
+from gateway.dialects.metadata import Signature
+from gateway.dialects.tensors import InferRequest, rows
+from gateway.governance.flights import Role
+from gateway.governance.freshness import State
+from gateway.http.message import Headers, Request, Response, find, find_all
+from gateway.pipeline.answers import Kept, Landed, Waiter, Windows, tag
+from gateway.pipeline.context import Context, Slot, Stale
+from gateway.pipeline.errors import Refusal
+from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
+from gateway.pipeline.forward import without_body_fields
+from gateway.pipeline.pool import Pool
+from gateway.pipeline.prediction import is_prediction, read_prediction
+from gateway.pipeline.promise import Eventual, Promise
+
+Verdict = Response | Refusal | None
+
+HIT: Final = b"headgate; hit"
+MISS: Final = b"headgate; fwd=miss"
+STALE: Final = b"headgate; fwd=stale"
+BYPASS: Final = b"headgate; fwd=bypass"  # never looked up
+BY_REQUEST: Final = b"headgate; fwd=request"  # the client's Cache-Control
+STORED: Final = b"; stored"
+COLLAPSED: Final = b"; collapsed"
+
+_NOT_KEPT: Final = frozenset(
+    (
+        b"age",
+        b"cache-status",
+        b"content-length",
+        b"ratelimit",
+        b"ratelimit-policy",
+        b"x-request-id",
+        b"retry-after",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Answer again what was answered before."""
+
+    ttl: Duration = setting(
+        REQUIRED, "how long an answer is fresh", example="30s", short=True, at_least=0.001
+    )
+    stale_while_revalidate: Duration = setting(
+        Duration(0.0), "how long after that it is given while one request asks anew", example="30s"
+    )
+    stale_if_error: Duration = setting(
+        Duration(0.0), "how long after ttl `degrade` may give it when nothing else works", example="10m"
+    )
+    scope: Literal["principal", "tenant", "shared"] = setting(
+        "principal", "whom an answer is shared with: each principal's own, its tenant's, or everybody's"
+    )
+    max_rows: int | None = setting(
+        None, "larger predictions are neither looked up nor kept", "rows", example=64, at_least=1
+    )
+    size: Size = setting(Size(1024 * 1024), "larger answers are not kept", example="1MiB", at_least=1)
+
+
+class Part:
+    """What one request has to do with the cache. answered: the flight needs nothing more from it."""
+
+    __slots__ = ("answered", "began", "infer", "key", "leads", "pool", "ttl_left", "waiter")
+
+    def __init__(self, key: bytes, infer: InferRequest, pool: Pool | None, began: float) -> None:
+        self.key = key
+        self.infer = infer
+        self.pool = pool  # whose answer belongs under the key
+        self.began = began  # s since the epoch
+        self.waiter = Waiter()
+        self.leads = False  # it fetches, so its answer is to be kept
+        self.answered = False
+        self.ttl_left = 0.0  # s, of what ctx.stale holds: negative
+
+
+class CacheFilter(Filter):
+    """Looks up, collapses, keeps."""
+
+    name = "cache"
+    place = 90
+    needs_body = True
+
+    def __init__(self, rule: Rule[Cache], parts: Parts) -> None:
+        cache = rule.value
+        self._rule = rule
+        self._windows = Windows(cache.ttl, cache.stale_while_revalidate, cache.stale_if_error)
+        self._max_rows = cache.max_rows
+        self._size = cache.size
+        self._answers = parts.answers
+        self._signatures = parts.signatures
+        self._clock = parts.clock
+        self._endpoint = parts.endpoint.encode()
+        self._tags = (tag("endpoint", parts.endpoint), tag("model", parts.model))
+        self._part: Slot[Part] = Slot()
+
+    # Before the attempt
+
+    def on_request(self, ctx: Context) -> Eventual[Verdict]:
+        """Answer from what is kept, wait for one who asks already, or go on and bring the answer."""
+        if not is_prediction(ctx):
+            return None
+        infer = read_prediction(ctx, self._signatures)
+        if not isinstance(infer, Promise):
+            return self._look(ctx, infer)
+        later: Promise[Verdict] = Promise()
+        infer.then(lambda read: _pass_on(self._look(ctx, read), later), later.reject)
+        return later
+
+    def _look(self, ctx: Context, infer: InferRequest | Refusal) -> Eventual[Verdict]:
+        if ctx.finished:
+            return None
+        if isinstance(infer, Refusal):  # not ours to refuse: whoever must read it will
+            return self._go_on(ctx, BYPASS)
+        wish = _wish(ctx.request)
+        if wish.no_store or not cacheable(infer) or (self._max_rows and rows(infer) > self._max_rows):
+            return self._go_on(ctx, BY_REQUEST if wish.no_store else BYPASS)
+        part = Part(self._key(ctx, infer), infer, ctx.pool, self._clock.wall())
+        if wish.no_cache:
+            return self._fetch(ctx, part, BY_REQUEST)
+        kept = self._answers.find(part.key, ctx.now, part.began)
+        if not isinstance(kept, Promise):
+            return self._found(ctx, part, kept, wish)
+        later: Promise[Verdict] = Promise()
+        kept.then(lambda found: _pass_on(self._found(ctx, part, found, wish), later), later.reject)
+        return later
+
+    def _key(self, ctx: Context, infer: InferRequest) -> bytes:
+        pool = ctx.pool
+        where = "" if pool is None else f"{pool.name}\0{pool.model}\0{pool.version}\0{ctx.version}"
+        return canonical_key(infer, infer.model, where, self._endpoint + b"\0" + self._subject(ctx))
+
+    def _subject(self, ctx: Context) -> bytes:
+        principal = ctx.principal
+        scope = self._rule.value.scope
+        if scope == "shared" or principal is None:
+            return b""
+        if scope == "tenant" and principal.tenant:
+            return b"tenant " + principal.tenant.encode()
+        return b"principal " + principal.name.encode()
+
+    def _found(self, ctx: Context, part: Part, kept: Kept | None, wish: Wish) -> Eventual[Verdict]:
+        if ctx.finished:
+            return None
+        if kept is None:
+            return self._join(ctx, part, MISS)
+        if wish.max_age is not None and kept.freshness.age(ctx.now) > wish.max_age:
+            return self._fetch(ctx, part, BY_REQUEST)
+        match kept.freshness.state(ctx.now):
+            case State.FRESH:
+                return self._give(ctx, part, kept, HIT)
+            case State.STALE_SERVE if ctx.dry or self._answers.is_flying(part.key):
+                return self._give(ctx, part, kept, _stale_hit(kept, ctx.now))
+            case State.GONE:
+                return self._join(ctx, part, MISS)
+        self._offer_stale(ctx, part, kept)
+        return self._join(ctx, part, STALE)
+
+    def _offer_stale(self, ctx: Context, part: Part, kept: Kept) -> None:
+        """Let `degrade` have it."""
+        part.ttl_left = kept.freshness.fresh_until - ctx.now
+        if -part.ttl_left > self._windows.stale_if_error:
+            return
+        age = kept.freshness.age(ctx.now)
+        response = self._render(ctx, part, kept)
+
+        def offer(rendered: Response | None) -> None:
+            if rendered is not None and not ctx.finished:
+                ctx.stale = Stale(rendered, age)
+
+        if isinstance(response, Promise):
+            response.then(offer, lambda _: None)
+        else:
+            offer(response)
+
+    def _join(self, ctx: Context, part: Part, status: bytes) -> Eventual[Verdict]:
+        if ctx.dry:
+            return self._go_on(ctx, status)
+        role = self._answers.join(part.key, part.waiter)
+        if role is not Role.JOINER:
+            return self._fetch(ctx, part, status)
+        self._part.set(ctx, part)
+        later: Promise[Verdict] = Promise()
+        part.waiter.landed.then(
+            lambda landed: _pass_on(self._landed(ctx, part, landed, status), later), later.reject
+        )
+        return later
+
+    def _landed(self, ctx: Context, part: Part, landed: Landed, status: bytes) -> Eventual[Verdict]:
+        """What we waited for is here, or we have to fetch it."""
+        if isinstance(landed, Role):
+            return None if ctx.finished else self._fetch(ctx, part, status)
+        part.answered = True
+        return None if ctx.finished else self._give(ctx, part, landed, status + COLLAPSED)
+
+    def _fetch(self, ctx: Context, part: Part, status: bytes) -> Verdict:
+        """Go on, and keep what comes."""
+        if not ctx.dry:
+            part.leads = True
+            self._part.set(ctx, part)
+            ctx.want_whole = max(ctx.want_whole, self._size)
+        return self._go_on(ctx, status)
+
+    def _go_on(self, ctx: Context, status: bytes) -> Verdict:
+        ctx.cache_status = status
+        self._note(ctx, status)
+        return None
+
+    # Giving what is kept
+
+    def _give(self, ctx: Context, part: Part, kept: Kept, status: bytes) -> Eventual[Verdict]:
+        response = self._render(ctx, part, kept)
+        if not isinstance(response, Promise):
+            return self._given(ctx, response, status)
+        later: Promise[Verdict] = Promise()
+        response.then(lambda late: later.resolve(self._given(ctx, late, status)), later.reject)
+        return later
+
+    def _given(self, ctx: Context, response: Response | None, status: bytes) -> Response | None:
+        ctx.cache_status = BYPASS if response is None else status
+        self._note(ctx, ctx.cache_status)
+        return response
+
+    def _render(self, ctx: Context, part: Part, kept: Kept) -> Eventual[Response | None]:
+        """Make the answer for this request. None: it can't be put into its dialect, so it has to ask."""
+        infer = part.infer
+        age = (b"age", b"%d" % kept.freshness.age(ctx.now))
+        assert ctx.dialect is not None
+        if (kept.dialect, kept.style, kept.id) == (ctx.dialect.name, infer.style, infer.id):
+            return Response(200, [*kept.headers, age], kept.body)
+        if ctx.pool is None:
+            return None
+        known = self._signatures.signature(ctx.pool, ctx.pool.model or infer.model, ctx.version)
+        if not isinstance(known, Promise):
+            return _translate(ctx, infer, kept, known, age)
+        later: Promise[Response | None] = Promise()
+        known.then(lambda told: later.resolve(_translate(ctx, infer, kept, told, age)), later.reject)
+        return later
+
+    # After the attempt
+
+    def on_response(self, ctx: Context, response: Response) -> Response:
+        """Keep and share a new answer; say what the cache had to do with it."""
+        part = self._part.get(ctx)
+        if part is not None and part.leads and not part.answered:
+            self._conclude(ctx, part, response)
+        if ctx.stale is not None and response is ctx.stale.response and part is not None:
+            ctx.cache_status = b"headgate; hit; ttl=%d" % part.ttl_left
+        if ctx.cache_status:
+            response.headers.append((b"cache-status", ctx.cache_status))
+        return response
+
+    def _conclude(self, ctx: Context, part: Part, response: Response) -> None:
+        part.answered = True
+        if ctx.error is not None or ctx.refusal is not None or response.status >= 500:
+            self._answers.leave(part.key, part.waiter)
+            return
+        kept = self._keepable(ctx, part, response) if ctx.pool is part.pool else None
+        if kept is None:
+            self._answers.dissolve(part.key, part.waiter)
+            return
+        if self._answers.keep(part.key, kept, part.began, self._clock.wall()):
+            ctx.cache_status += STORED
+        self._answers.land(part.key, part.waiter, kept)
+
+    def _keepable(self, ctx: Context, part: Part, response: Response) -> Kept | None:
+        """Return the answer as it is kept, None when it must not be."""
+        if response.status != 200 or response.body is None or len(response.body) > self._size:
+            return None
+        windows = _allowed(response.headers, self._windows)
+        if windows is None or ctx.dialect is None:
+            return None
+        return Kept(
+            ctx.now,
+            windows,
+            [field for field in response.headers if field[0] not in _NOT_KEPT],
+            response.body,
+            dialect=ctx.dialect.name,
+            style=part.infer.style,
+            id=part.infer.id,
+            tags=self._tags,
+        )
+
+    def on_done(self, ctx: Context) -> None:
+        """Leave the flight: who waits for us must not wait in vain."""
+        part = self._part.get(ctx)
+        if part is not None and not part.answered:
+            part.answered = True
+            self._answers.leave(part.key, part.waiter)
+
+    def _note(self, ctx: Context, status: bytes) -> None:
+        if ctx.trail is not None:
+            numbers = {"scope": self._rule.value.scope, "version": ctx.version}
+            ctx.note(self.name, status.decode("ascii"), self._rule.policy, self._rule.origin, numbers)
+
+
+# What Cache-Control asks
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a client's Cache-Control asks of us."""
+
+    no_store: bool = False
+    no_cache: bool = False
+    max_age: float | None = None
+
+
+_NO_WISH: Final = Wish()
+
+
+def _wish(request: Request) -> Wish:
+    if request.header(b"cache-control") is None:
+        return _NO_WISH
+    said = _directives(request.headers)
+    return Wish(b"no-store" in said, b"no-cache" in said, _seconds(said.get(b"max-age")))
+
+
+def _allowed(headers: Headers, windows: Windows) -> Windows | None:
+    """Return for how long the instance lets its answer be kept, None for not at all."""
+    if find(headers, b"set-cookie") is not None or _varies(headers):
+        return None
+    encoding = find(headers, b"content-encoding")
+    if encoding is not None and encoding.strip().lower() != b"identity":
+        return None
+    if find(headers, b"cache-control") is None:
+        return windows
+    said = _directives(headers)
+    if not said.keys().isdisjoint((b"no-store", b"private", b"no-cache")):
+        return None
+    most = _seconds(said.get(b"s-maxage", said.get(b"max-age")))
+    if most is None or most >= windows.ttl:
+        return windows
+    return None if most <= 0 else Windows(most, windows.stale_while_revalidate, windows.stale_if_error)
+
+
+def _varies(headers: Headers) -> bool:
+    """Whether the answer depends on fields that the key doesn't hold."""
+    names = b",".join(find_all(headers, b"vary")).lower().split(b",")
+    return any(name.strip() not in (b"", b"accept-encoding", b"content-type") for name in names)
+
+
+def _directives(headers: Headers) -> dict[bytes, bytes]:
+    said: dict[bytes, bytes] = {}
+    for directive in b",".join(find_all(headers, b"cache-control")).split(b","):
+        name, _, value = directive.partition(b"=")
+        said[name.strip().lower()] = value.strip().strip(b'"')
+    return said
+
+
+def _seconds(text: bytes | None) -> float | None:
+    return float(text) if text is not None and text.isdigit() else None
+
+
+# Rendering
+
+
+def _translate(
+    ctx: Context,
+    infer: InferRequest,
+    kept: Kept,
+    signature: Signature | None,
+    age: tuple[bytes, bytes],
+) -> Response | None:
+    assert ctx.dialect is not None
+    try:
+        expected = None if signature is None else signature.named(infer.signature)
+        result = BY_NAME[kept.dialect].read_response(kept.headers, kept.body, expected)
+        headers, body = ctx.dialect.write_response(result, infer)
+    except InvalidPrediction:
+        return None
+    return Response(200, [*without_body_fields(kept.headers), *headers, age], body)
+
+
+def _stale_hit(kept: Kept, now: float) -> bytes:
+    return b"%b; ttl=%d" % (HIT, kept.freshness.fresh_until - now)
+
+
+def _pass_on(verdict: Eventual[Verdict], later: Promise[Verdict]) -> None:
+    if isinstance(verdict, Promise):
+        verdict.then(later.resolve, later.reject)
+    else:
+        later.resolve(verdict)
+
+
+def _build(rules: Sequence[Rule[Cache]], parts: Parts) -> Iterable[Filter]:
+    return [CacheFilter(rule, parts) for rule in rules]
+
+
+KIND = FilterKind("cache", Cache, summary="answer again what was answered before", build=_build)
