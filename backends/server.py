@@ -1,8 +1,8 @@
 """The server process: load, listen, register, serve, and leave in the right order.
 
 start: models are opened and proven -> the socket listens -> `ready …` on stdout -> the registry is told
-stop (SIGTERM, SIGINT): deregister -> not ready -> no new connections -> requests in flight finish ->
-exit 0
+stop (SIGTERM, SIGINT): deregister -> not ready -> no new connections -> those in use get their last answer,
+marked `Connection: close` -> requests in flight finish -> exit 0
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from backends.repository import find_models
 from backends.served import Catalogue, load_models
 from backends.settings import Address, Settings
 
+LINGER = 0.25  # s, at most: connections that are in use send their next request within it
+
 _log = logging.getLogger("backends.server")
 
 
@@ -47,7 +49,7 @@ async def serve(settings: Settings) -> None:
             listening = await listen(runner, settings.address)
             lease = await announce(settings, listening, catalogue)
             await stop.wait()
-            await leave(app, lease)
+            await leave(app, lease, runner)
         finally:
             await runner.cleanup()
     _log.info("stopped")
@@ -88,12 +90,22 @@ async def announce(settings: Settings, listening: Address, catalogue: Catalogue)
     return lease
 
 
-async def leave(app: App, lease: Lease | None) -> None:
-    """Deregister first, so that nobody is sent here any more; then say so to those who ask."""
+async def leave(app: App, lease: Lease | None, runner: web.ServerRunner) -> None:
+    """Deregister first, so that nobody is sent here any more; then part from each connection with an answer.
+
+    Closing a kept-alive connection at once would race with the request that is already on its way.
+    """
     _log.info("stopping")
     if lease is not None:
         await lease.close()
     app.drain()
+    for site in list(runner.sites):
+        await site.stop()
+    ends = asyncio.get_running_loop().time() + LINGER
+    while runner.server is not None and runner.server.connections:
+        if asyncio.get_running_loop().time() >= ends:
+            break
+        await asyncio.sleep(LINGER / 20)
 
 
 def limit_memory(limit: int | None) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
+import itertools
 import json
 import shutil
 import signal
@@ -339,6 +341,28 @@ def test_a_stop_finishes_what_is_in_flight_and_exits_0(tmp_path: Path, number: s
         assert "Traceback" not in backend.log
 
 
+def test_a_stop_under_load_leaves_no_request_unanswered() -> None:
+    body = json.dumps(v2(ROWS[:1]))
+
+    def ask_until_closed(_: int) -> int:
+        client = http.client.HTTPConnection("127.0.0.1", backend.port, timeout=10)
+        with contextlib.closing(client):
+            for count in itertools.count(1):
+                client.request("POST", "/v2/models/digits/infer", body)
+                with client.getresponse() as answer:
+                    assert answer.status == 200
+                    assert output(json.loads(answer.read()), "label") == LABELS[:1]
+                    if answer.getheader("Connection") == "close":
+                        return count
+        raise AssertionError
+
+    with Backend("--repository", str(DIGITS)) as backend, ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(ask_until_closed, number) for number in range(4)]
+        wait_until(lambda: metric(backend, "requests_total", "digits", "2") > 100)
+        assert backend.stop() == 0
+        assert all(client.result(20) > 1 for client in clients)
+
+
 def test_a_slow_model_does_not_hold_up_the_event_loop(tmp_path: Path) -> None:
     put(tmp_path, "slow", "1", slow())
     with Backend("--repository", str(tmp_path)) as backend, ThreadPoolExecutor(1) as pool:
@@ -373,8 +397,8 @@ def test_a_full_queue_is_503_with_retry_after_and_a_client_that_leaves_frees_its
         assert metric(backend, "queued_rows") == 0
 
 
-def metric(backend: Backend, name: str) -> float:
-    prefix = f'headgate_backend_{name}{{model="slow",version="1"}} '
+def metric(backend: Backend, name: str, model: str = "slow", version: str = "1") -> float:
+    prefix = f'headgate_backend_{name}{{model="{model}",version="{version}"}} '
     lines = backend.get("/metrics")[1].decode().splitlines()
     return float(next(line for line in lines if line.startswith(prefix)).removeprefix(prefix))
 
