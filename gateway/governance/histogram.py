@@ -21,19 +21,19 @@ class Histogram:
     """Counts per bucket. bounds: ascending upper bounds; counts: one longer, the last one for what lies
     above."""
 
-    __slots__ = ("bounds", "counts", "sum")
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float] = BOUNDS) -> None:
         self.bounds = tuple(bounds)
         if not self.bounds or any(a >= b for a, b in pairwise(self.bounds)):
             raise ValueError("a histogram's bounds must ascend, and there must be one")
         self.counts = [0] * (len(self.bounds) + 1)
-        self.sum = 0.0
+        self.total = 0.0
 
     def observe(self, value: float) -> None:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
+        self.total += value
 
     @property
     def count(self) -> int:
@@ -45,7 +45,7 @@ class Histogram:
         if other.bounds != self.bounds:
             raise ValueError("only histograms of the same bounds can be merged")
         self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
-        self.sum += other.sum
+        self.total += other.total
 
     def quantile(self, q: float) -> float:
         """Estimate the value below which a share `q` of the observed lies; interpolated, 0.0 when empty.

@@ -104,6 +104,7 @@ class RedisClient:
         self._timeout = timeout
         self._rng = rng
         self._on_change = on_change
+        self._told: bool | None = None
         self._connection: Connection | None = None
         self._moved_to: Address | None = None
         self._lost = asyncio.Event()
@@ -186,8 +187,7 @@ class RedisClient:
             connection.give_up("closed")
             raise
         self._connection = connection
-        self.trouble = ""
-        self._on_change(True, "")
+        self._tell(True, "")
         return True
 
     @staticmethod
@@ -207,8 +207,13 @@ class RedisClient:
 
     def _note_trouble(self, trouble: str) -> None:
         self.failures += 1
+        self._tell(False, trouble)
+
+    def _tell(self, is_up: bool, trouble: str) -> None:
         self.trouble = trouble
-        self._on_change(False, trouble)
+        if is_up is not self._told:
+            self._told = is_up
+            self._on_change(is_up, trouble)
 
     def __repr__(self) -> str:
         return f"<RedisClient {self.address} {'up' if self.is_up else f'down: {self.trouble}'}>"

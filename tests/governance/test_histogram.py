@@ -22,7 +22,7 @@ def filled(numbers):
 def test_every_value_is_counted_once_at_the_first_bound_that_is_not_below_it(numbers):
     histogram = filled(numbers)
     assert histogram.count == len(numbers)
-    assert histogram.sum == pytest.approx(sum(numbers))
+    assert histogram.total == pytest.approx(sum(numbers))
     for bound, count in histogram.cumulative():
         assert count == sum(number <= bound for number in numbers)
 
