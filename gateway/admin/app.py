@@ -1,7 +1,7 @@
 """The admin API, on a port of its own: health, metrics, what runs, reload, purge, explain, registry.
 
     GET    /healthz /readyz /metrics            open
-    GET    /config /endpoints /pools /instances what runs (ETag: the policies' digest)
+    GET    /config /policies /endpoints /pools /instances   what runs (ETag: the policies' digest)
     POST   /reload                              read the policy folder again; If-Match as a guard
     POST   /explain                             decide one request without sending it or spending anything
     DELETE /cache?endpoint=…                    purge cached answers
@@ -71,7 +71,13 @@ class Operations(Protocol):
         """Forget cached answers; returns how many."""
         ...
 
-    def explain(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Mapping[str, object]:
+    def listing(self) -> list[str]:
+        """The running policies, a line each."""
+        ...
+
+    async def explain(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes
+    ) -> Mapping[str, object]:
         """Decide one request as the exchange would, spending and sending nothing."""
         ...
 
@@ -89,6 +95,7 @@ def make_app(
             web.get("/readyz", handlers.readyz),
             web.get("/metrics", handlers.metrics),
             web.get("/config", handlers.config),
+            web.get("/policies", handlers.policies),
             web.get("/endpoints", handlers.endpoints),
             web.get("/pools", handlers.pools),
             web.get("/instances", handlers.instances),
@@ -135,6 +142,9 @@ class _Handlers:
         }
         return _json(shown, headers={"ETag": f'"{snapshot.digest}"'})
 
+    async def policies(self, request: web.Request) -> web.Response:
+        return _json({"digest": self._runtime.snapshot.digest, "listing": self._runtime.listing()})
+
     async def endpoints(self, request: web.Request) -> web.Response:
         return _json([views.endpoint(one) for one in self._runtime.snapshot.endpoints.values()])
 
@@ -166,7 +176,7 @@ class _Handlers:
             body = str(asked.get("body", "")).encode()
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
             return problem(400, "malformed", 'expected {"method": …, "url": …, "headers": {…}, "body": "…"}')
-        return _json(self._runtime.explain(method, url, headers, body))
+        return _json(await self._runtime.explain(method, url, headers, body))
 
 
 def _json(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -1,4 +1,6 @@
-"""`headgate check`: read the policies as a reload would, and say everything that is wrong, with file and line."""
+"""`headgate check`: read the policies as a reload would, and say everything that is wrong, with file and
+line.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,9 @@ def run(args: argparse.Namespace) -> int:
     from gateway.runtime.policies import read
 
     if args.schema:
-        import json
+        from gateway.config.json_schema import write_schema
 
-        from gateway.config.json_schema import json_schema
-
-        print(json.dumps(json_schema(KINDS), indent=2, sort_keys=True))
+        print(write_schema(KINDS), end="")
         return 0
     loaded = read(args.policies)
     if loaded.schema is None:

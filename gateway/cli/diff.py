@@ -1,4 +1,6 @@
-"""`headgate diff`: what would change if these policies were loaded, compared with a running gateway or a folder."""
+"""`headgate diff`: what would change if these policies were loaded, compared with a running gateway or a
+folder.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`headgate explain`: how the running gateway would decide one request, with numbers and the lines that say so."""
+"""`headgate explain`: how the running gateway would decide one request, with numbers and the lines that say
+so.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +57,6 @@ def render(told: dict[str, Any]) -> str:
     lines = [f"{told['method']} {told['path']}"]
     if told.get("endpoint"):
         lines.append(f"  endpoint  {told['endpoint']}  ({told.get('defined_at', '')})")
-    for rule in told.get("rules", ()):
-        lines.append(f"  rule      {rule}")
     for decision in told["trail"]:
         numbers = "  ".join(f"{name}={value}" for name, value in decision["numbers"].items())
         where = " ".join(part for part in (decision["policy"], decision["origin"]) if part)

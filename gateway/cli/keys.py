@@ -40,7 +40,11 @@ def add_parser(subparsers: Subparsers) -> None:
     new.add_argument("--plan", type=_name, default=None, help="the principal's plan")
     new.add_argument("--tenant", type=_name, default=None, help="the organisation that pays")
     new.add_argument(
-        "--model", type=_name, action="append", default=[], help="a model it may call; may be repeated"
+        "--model",
+        type=_model,
+        action="append",
+        default=[],
+        help="a model it may call, * for all; may be repeated",
     )
     new.add_argument(
         "--expires",
@@ -105,6 +109,10 @@ def _name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(f"expected a name of letters, digits, _ . @ and -, found {text!r}")
     return text
+
+
+def _model(text: str) -> str:
+    return text if text == "*" else _name(text)
 
 
 def _prefix(text: str) -> str:

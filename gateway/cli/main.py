@@ -1,6 +1,9 @@
-"""The command `headgate`. Each command is one module with `add_parser`; what it needs is imported when it runs.
+"""The command `headgate`. Each command is one module with `add_parser`.
 
-Exit codes: 0 done, 1 the answer is no (invalid policies, a refused request), 2 wrong usage, 3 nobody to talk to.
+What it needs is imported when it runs.
+
+Exit codes: 0 done, 1 the answer is no (invalid policies, a refused request), 2 wrong usage, 3 nobody to
+talk to.
 """
 
 from __future__ import annotations

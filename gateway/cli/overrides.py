@@ -1,7 +1,9 @@
-"""`headgate throttle | degrade | send | clear`: change one endpoint now, in an incident, for a bounded time.
+"""`headgate throttle | degrade | send | clear`.
 
-They edit `policies/overrides.yaml`, which beats every other rule, never ties and must expire; the running gateway
-sees the file within a second. Each prints the diff it made and when it ends.
+Change one endpoint now, in an incident, for a bounded time.
+
+They edit `policies/overrides.yaml`, which beats every other rule, never ties and must expire; the running
+gateway sees the file within a second. Each prints the diff it made and when it ends.
 """
 
 from __future__ import annotations
@@ -45,8 +47,10 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0: written; 1: the policies would not load with it, so nothing was written."""
+    from gateway.config.load import OVERRIDES_FILE, load
     from gateway.config.overrides import OverridesError, clear_override, set_override
     from gateway.config.units import parse_duration
+    from gateway.filters.catalog import KINDS
 
     now = time.time()
     ends = ""
@@ -57,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
             until = now + parse_duration(args.duration)
             edit = set_override(args.policies, args.endpoint, {args.verb: args.value}, until, now)
             ends = f"ends {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S}Z (in {args.duration})"
-        diff = edit.diff()
+        diff = edit.diff
         if not diff:
             print("nothing to change")
             return 0
-        problems = _would_be_wrong(args.policies, edit.after)
-        if problems:
-            print(problems)
+        after = load(args.policies, KINDS, edits={OVERRIDES_FILE: edit.after})
+        if after.schema is None:
+            print(after.report())
             return fail("nothing was written", 1)
         edit.write()
     except ValueError as error:
@@ -74,20 +78,3 @@ def run(args: argparse.Namespace) -> int:
     if ends:
         print(ends)
     return 0
-
-
-def _would_be_wrong(folder: Any, after: str) -> str:
-    """Check the folder as it would be, in a copy beside nothing: the running gateway must never see a bad edit."""
-    import shutil
-    import tempfile
-    from pathlib import Path
-
-    from gateway.config.load import OVERRIDES_FILE, policy_files
-    from gateway.runtime.policies import read
-
-    with tempfile.TemporaryDirectory(prefix="headgate-") as scratch:
-        for path in policy_files(folder):
-            shutil.copy(path, scratch)
-        (Path(scratch) / OVERRIDES_FILE).write_text(after)
-        report = read(Path(scratch)).report()
-    return report.replace(scratch, str(folder))

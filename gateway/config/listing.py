@@ -1,7 +1,7 @@
 """A checked configuration as a flat, sorted list of lines: `endpoints.digits.timeout = 2s`.
 
-Two configurations are compared line by line with it (`headgate diff`), and the admin API shows the running one with it.
-Defaults that nobody wrote are left out; secrets never show.
+Two configurations are compared line by line with it (`headgate diff`), and the admin API shows the running
+one with it. Defaults that nobody wrote are left out; secrets never show.
 """
 
 from __future__ import annotations

@@ -104,18 +104,16 @@ class Chosen(Filter):
         self.name = candidates[0][1].name
         self.place = candidates[0][1].place
         self.needs_body = any(f.needs_body for _, f in candidates)
-        self.moments = _moments([f for _, f in candidates]) | {"on_request"}
+        moments = _moments([f for _, f in candidates])
+        # What acts on answers alone chooses when there is one: by then the principal is known.
+        self.moments = moments if "on_response" in moments else moments | {"on_request"}
         self._clock = clock
         self._choice: Slot[Filter] = Slot()
 
     def on_request(self, ctx: Context) -> Eventual[Response | Refusal | None]:
         """Choose, then act as the chosen one."""
-        wall = self._clock.wall()
-        for rule, candidate in self.candidates:
-            if rule.applies(ctx.principal, wall):
-                self._choice.set(ctx, candidate)
-                return candidate.on_request(ctx)
-        return None
+        chosen = self._choose(ctx)
+        return None if chosen is None else chosen.on_request(ctx)
 
     def on_request_chunk(self, ctx: Context, chunk: bytes, last: bool) -> bytes:
         """As the chosen one."""
@@ -123,8 +121,8 @@ class Chosen(Filter):
         return chunk if chosen is None else chosen.on_request_chunk(ctx, chunk, last)
 
     def on_response(self, ctx: Context, response: Response) -> Eventual[Response]:
-        """As the chosen one."""
-        chosen = self._choice.get(ctx)
+        """As the chosen one; as the one that applies now, where none acted on the request."""
+        chosen = self._choice.get(ctx) if "on_request" in self.moments else self._choose(ctx)
         return response if chosen is None else chosen.on_response(ctx, response)
 
     def on_response_chunk(self, ctx: Context, chunk: bytes, last: bool) -> bytes:
@@ -153,10 +151,16 @@ class Chosen(Filter):
         for _, candidate in self.candidates:
             candidate.close()
 
-    def _applicable(self, ctx: Context) -> Filter | None:
-        chosen = self._choice.get(ctx)
+    def _choose(self, ctx: Context) -> Filter | None:
+        chosen = self._first(ctx)
         if chosen is not None:
-            return chosen
+            self._choice.set(ctx, chosen)
+        return chosen
+
+    def _applicable(self, ctx: Context) -> Filter | None:
+        return self._choice.get(ctx) or self._first(ctx)
+
+    def _first(self, ctx: Context) -> Filter | None:
         wall = self._clock.wall()
         return next((f for rule, f in self.candidates if rule.applies(ctx.principal, wall)), None)
 

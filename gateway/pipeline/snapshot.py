@@ -7,7 +7,7 @@ assignment; membership (seconds) makes new `Members` in a pool; health and load 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from gateway.dialects.protocol import Target
@@ -21,11 +21,11 @@ class Endpoint:
     """What clients call, as built: a chain of filters and the pool that serves unless a filter sends
     elsewhere.
 
-    model: "" for an endpoint that matches by path. versions: version -> pool; labels: label -> version.
+    pools: all that its requests may come to. model: "" for an endpoint that matches by path. versions: version -> pool; labels: label -> version.
     body_limit: bytes a body may have where it must be whole; larger ones are refused with 413.
     """
 
-    __slots__ = ("body_limit", "chain", "label_versions", "model", "name", "origin", "pool", "versions")
+    __slots__ = ("body_limit", "chain", "label_versions", "model", "name", "origin", "pool", "pools", "versions")
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class Endpoint:
         model: str = "",
         versions: Mapping[str, Pool] | None = None,
         labels: Mapping[str, str] | None = None,
+        pools: Iterable[Pool] = (),
         body_limit: int = 10 * 1024 * 1024,
         origin: str = "",
     ) -> None:
@@ -44,6 +45,7 @@ class Endpoint:
         self.pool = pool
         self.model = model
         self.versions = dict(versions or {})
+        self.pools = tuple(pools)
         self.label_versions = dict(labels or {})
         self.body_limit = body_limit
         self.origin = origin

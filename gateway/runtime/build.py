@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.config import resolve
+from gateway.config.kind import Placed
 from gateway.config.schema import EndpointConfig, PoolConfig, PrincipalConfig, Schema
-from gateway.filters.catalog import ALWAYS, DEFAULTS, FILTER_KINDS, KINDS
+from gateway.filters.catalog import ALWAYS, ALWAYS_FOR_MODELS, DEFAULTS, FILTER_KINDS, KINDS, place_of
 from gateway.http.forwarded import Forwarding
 from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.chain import Chain, Chosen, Rehearsed
@@ -60,7 +61,10 @@ class Built:
 
 def build(schema: Schema, digest: str, ports: Ports, previous: Built | None) -> Built:
     """Build everything the schema says."""
-    pools = {name: _pool(schema, config, ports, previous) for name, config in schema.pools.items()}
+    verbs = resolve.all_pool_verbs(schema, KINDS)
+    pools = {
+        name: _pool(config, verbs.get(name, {}), ports, previous) for name, config in schema.pools.items()
+    }
     directory = _directory(schema, previous)
     snapshot = Snapshot(
         version=1 if previous is None else previous.snapshot.version + 1,
@@ -96,9 +100,8 @@ def discarded(previous: Built, current: Built) -> list[Filter]:
 # Pools
 
 
-def _pool(schema: Schema, config: PoolConfig, ports: Ports, previous: Built | None) -> Pool:
-    verbs = {verb: placed.value for verb, placed in resolve.pool_verbs(schema, KINDS, config.name).items()}
-    settings = replace(PoolSettings(), **verbs)
+def _pool(config: PoolConfig, verbs: Mapping[str, Placed[Any]], ports: Ports, previous: Built | None) -> Pool:
+    settings = replace(PoolSettings(), **{verb: placed.value for verb, placed in verbs.items()})
     if previous is not None:
         known = previous.snapshot.pools.get(config.name)
         same = known is not None and known.settings == settings
@@ -128,10 +131,12 @@ def _same_source(before: PoolConfig, after: PoolConfig) -> bool:
 
 
 def _directory(schema: Schema, previous: Built | None) -> Directory:
-    if previous is not None and previous.schema.principals == schema.principals:
-        if previous.schema.plans == schema.plans:
-            for parts, _, _ in previous.filters.values():
-                return parts.directory
+    if previous is not None and (previous.schema.principals, previous.schema.plans) == (
+        schema.principals,
+        schema.plans,
+    ):
+        for parts, _, _ in previous.filters.values():
+            return parts.directory
     importance = {name: plan.importance or "" for name, plan in schema.plans.items()}
     credentials: dict[bytes, Credential] = {}
     principals = []
@@ -187,15 +192,17 @@ def _endpoint(
         pressure=ports.pressure,
         gateways=ports.gateways,
     )
-    filters: list[Filter] = [make(parts) for make in ALWAYS]
+    always = (*ALWAYS, *ALWAYS_FOR_MODELS) if config.model else ALWAYS
+    filters: list[Filter] = [make(parts) for make in always]
     candidates = resolve.candidates(schema, KINDS, config.name)
     for kind in FILTER_KINDS:
         rules = tuple(_rule(candidate) for candidate in candidates.get(kind.name, ()))
-        if not any(rule.is_plain for rule in rules) and kind.name in DEFAULTS:
-            rules = (*rules, Rule(DEFAULTS[kind.name](config), policy=f"endpoints.{config.name}"))
+        default = DEFAULTS[kind.name](config) if kind.name in DEFAULTS else None
+        if default is not None and not any(rule.is_plain for rule in rules):
+            rules = (*rules, Rule(default, policy=f"endpoints.{config.name}"))
         if rules:
             filters.extend(_filters(kind, rules, parts, previous, built))
-    filters.sort(key=lambda filter: filter.place)
+    filters.sort(key=place_of)
     first = next(iter(parts.pools.values()), None)
     return Endpoint(
         config.name,
@@ -204,6 +211,7 @@ def _endpoint(
         model=config.model or "",
         versions={version: pools[pool] for version, pool in config.versions.items()},
         labels=config.labels,
+        pools=parts.pools.values(),
         body_limit=schema.limits.buffered_bytes,
         origin=str(config.origin),
     )
@@ -246,19 +254,23 @@ def _filters(
 
 
 def _make(kind: FilterKind[Any], rules: tuple[Rule[object], ...], parts: Parts) -> list[Filter]:
-    """Make a kind's filters: all rules together where they accumulate, else one of the candidates per request."""
+    """Make a kind's filters: of all rules where they accumulate, else one chosen per request."""
     if kind.accumulates:
         return list(kind.build(rules, parts))
-    acting: list[tuple[Rule[object], Filter]] = []
+    acting: dict[
+        int, list[tuple[Rule[object], Filter]]
+    ] = {}  # of a kind that makes several filters, each apart
     rehearsed: list[Filter] = []
     for rule in rules:
-        for filter in kind.build((rule,), parts):
+        for position, filter in enumerate(kind.build((rule,), parts)):
             if rule.enforce:
-                acting.append((rule, filter))
+                acting.setdefault(position, []).append((rule, filter))
             else:
                 rehearsed.append(Rehearsed(filter, rule, parts.clock))
-    if not acting:
-        return rehearsed
-    if len(acting) == 1 and acting[0][0].is_plain:
-        return [*rehearsed, acting[0][1]]
-    return [*rehearsed, Chosen(acting, parts.clock)]
+    return [*rehearsed, *(_chosen(candidates, parts.clock) for candidates in acting.values())]
+
+
+def _chosen(candidates: Sequence[tuple[Rule[object], Filter]], clock: Clock) -> Filter:
+    if len(candidates) == 1 and candidates[0][0].is_plain:
+        return candidates[0][1]
+    return Chosen(candidates, clock)

@@ -81,8 +81,8 @@ def facts_of(member: Member) -> Facts:
     """Turn a registry's member into a pool's facts."""
     return Facts(
         id=member.id,
-        host=member.host,
-        port=member.port,
+        host=member.address[0],
+        port=member.address[1],
         weight=member.weight,
         version=member.version or "",
         zone=member.zone or "",

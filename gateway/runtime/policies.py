@@ -3,16 +3,16 @@
     files change ──► load (a thread) ──► errors? kept as the last report, nothing else happens
                                     └──► build (the same thread) ──► swap: one assignment in the event loop
 
-The folder is looked at every `EVERY` seconds by names, sizes, inodes and times: that sees an editor's rename, a
-Kubernetes ConfigMap's link swap and a network disk alike. A reload never costs a request: those under way keep
-the snapshot they were pinned to.
+The folder is looked at every `EVERY` seconds by names, sizes, inodes and times: that sees an editor's rename,
+a Kubernetes ConfigMap's link swap and a network disk alike. A reload never costs a request: those under way
+keep the snapshot they were pinned to.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,36 +77,39 @@ class Policies:
         self._wall = wall
         self._install = install
         self._seen: Signature = ()
+        self._references: tuple[Path, ...] = ()
         self._lock = asyncio.Lock()
 
     def start(self, loaded: Loaded) -> None:
         """Build and install what was read before the loop began. Raises PoliciesInvalid."""
         if loaded.schema is None:
             raise PoliciesInvalid(loaded)
-        self._seen = signature(self.folder)
+        self._references = loaded.references
+        self._seen = signature(self.folder, self._references)
         self._took(build(loaded.schema, loaded.digest, self._ports, None), ())
 
     async def watch(self) -> None:
         """Reload when a file changes, for ever."""
         while True:
             await asyncio.sleep(EVERY)
-            now = await asyncio.to_thread(signature, self.folder)
+            now = await asyncio.to_thread(signature, self.folder, self._references)
             if now != self._seen:
                 await self.reload()
 
     async def reload(self) -> Report:
         """Read the folder now. What fails changes nothing and is reported."""
         async with self._lock:
-            self._seen = await asyncio.to_thread(signature, self.folder)
+            self._seen = await asyncio.to_thread(signature, self.folder, self._references)
             try:
                 loaded, built = await asyncio.to_thread(self._load_and_build)
             except Exception as bug:  # a build that fails must not end the gateway: the last good one goes on
                 log.exception("policies could not be built")
                 return self._failed("", (f"internal error: {type(bug).__name__}: {bug}",))
+            self._references = loaded.references
             if built is None:
                 return self._failed(loaded.digest, tuple(str(problem) for problem in loaded.errors))
             assert self.built is not None
-            if built.snapshot.digest == self.built.snapshot.digest:
+            if built.schema == self.built.schema:
                 self.report = Report(True, self._wall(), loaded.digest, notes=self.report.notes)
                 return self.report
             self.reloads += 1
@@ -137,10 +140,14 @@ class Policies:
         return self.report
 
 
-def signature(folder: Path) -> Signature:
-    """Return what changes when a file does: names, inodes, sizes, times of modification (ns)."""
+def signature(folder: Path, references: Iterable[Path] = ()) -> Signature:
+    """Return what changes when a file does: names, inodes, sizes, times of modification (ns).
+
+    references: files that the policies' `${file:PATH}` name; a secret that is rotated is a change.
+    """
     try:
-        stats = [(path.name, path.stat()) for path in policy_files(folder)]
+        paths = [*policy_files(folder), *(path for path in references if path.exists())]
+        stats = [(str(path), path.stat()) for path in paths]
     except OSError:
         return ()
     return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gateway.pipeline.context import Context
@@ -39,11 +40,14 @@ class Tracing:
         self._thread = threading.Thread(target=self._run, name="tracing", daemon=True)
 
     @classmethod
-    def over_otlp(cls, endpoint: str, clock: Clock) -> Tracing:
-        """Export by OTLP over HTTP to `endpoint` (…/v1/traces). Raises ImportError without the extra `otlp`."""
+    def over_otlp(
+        cls, endpoint: str, clock: Clock, service: str = "headgate", headers: Mapping[str, str] | None = None
+    ) -> Tracing:
+        """Export by OTLP over HTTP to `endpoint` (…/v1/traces); ImportError without the extra `otlp`."""
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        return cls(OTLPSpanExporter(endpoint=endpoint, timeout=5), clock)
+        exporter = OTLPSpanExporter(endpoint=endpoint, headers=dict(headers or {}), timeout=5)
+        return cls(exporter, clock, service)
 
     def start(self) -> None:
         """Begin to export."""

@@ -1,0 +1,238 @@
+"""The demo: a gateway and four model servers as processes of this machine, started in order, stopped
+together.
+
+Nothing in it is special: the gateway is `headgate serve` on the policy folder, each model server is `python
+-m backends serve` registering itself, and every line that it prints can be typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config.units import parse_address, render_address
+
+PATIENCE = 60.0  # s until everything must be up
+INSTANCES = (  # name, model and version, service, registry's version
+    ("digits-v1-a", "digits=1", "digits", "v1"),
+    ("digits-v1-b", "digits=1", "digits", "v1"),
+    ("digits-v2-a", "digits=2", "digits", "v2"),
+    ("digits-lite-a", "digits-lite=1", "digits-lite", "v1"),
+)
+
+
+@dataclass(slots=True)
+class Child:
+    """One process of the demo."""
+
+    name: str
+    command: list[str]
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+class DemoFailed(Exception):
+    """Something did not come up; the text says what and what to do."""
+
+
+class Demo:
+    """Starts everything, prints what to try, waits for Ctrl-C, stops everything."""
+
+    def __init__(
+        self,
+        policies: Path,
+        *,
+        http: str | None = None,
+        admin: str | None = None,
+        etcd: str | None = None,
+        models: Path | None = None,
+    ) -> None:
+        self.policies = policies
+        self.http = render_address(parse_address(http or "127.0.0.1:8080"))
+        self.admin = render_address(parse_address(admin or "127.0.0.1:9080"))
+        self.etcd = etcd
+        self.models = models or Path(__file__).resolve().parents[2] / "backends" / "models"
+        self.folder = Path(".demo")
+        self.children: list[Child] = []
+
+    def run(self) -> int:
+        """Returns the exit code: 0 after Ctrl-C, 3 when something did not come up."""
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        try:
+            self._start()
+            print(self.lines(), flush=True)
+            self._wait()
+        except DemoFailed as failed:
+            print(f"headgate demo: {failed}", file=sys.stderr)
+            return 3
+        except KeyboardInterrupt:
+            print("\nstopping", flush=True)
+        finally:
+            self._stop()
+        return 0
+
+    # Starting
+
+    def _start(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        registry = _etcd_url(self.etcd) if self.etcd else None
+        gateway = [
+            *(sys.executable, "-m", "gateway", "serve", "--policies", str(self.policies)),
+            *("--http", self.http, "--admin-listen", self.admin),
+            *("--access-log", str(self.folder / "access.log")),
+            *(("--registry", registry) if registry else ()),
+        ]
+        self._say(f"starting the gateway on {self.http}, admin on {self.admin}")
+        self._spawn("gateway", gateway)
+        self._until_up("the gateway", f"http://{self.admin}/healthz")
+        for name, model, service, version in INSTANCES:
+            self._say(f"starting {name} (model {model})")
+            self._spawn(name, self.backend(model, service, version))
+        self._until_up("every pool", f"http://{self.admin}/readyz")
+
+    def backend(self, model: str, service: str, version: str) -> list[str]:
+        """The command that runs one model server."""
+        registry = _etcd_url(self.etcd) if self.etcd else f"http://{self.admin}"
+        return [
+            *(sys.executable, "-m", "backends", "serve", "--repository", str(self.models)),
+            *("--models", model, "--address", "127.0.0.1:0", "--register", registry),
+            *("--service", service, "--version-tag", version),
+        ]
+
+    def _spawn(self, name: str, command: list[str]) -> None:
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+        self.children.append(Child(name, command, process, log))
+
+    def _until_up(self, what: str, url: str) -> None:
+        end = time.monotonic() + PATIENCE
+        reason = "no answer"
+        while time.monotonic() < end:
+            for child in self.children:
+                if child.process.poll() is not None:
+                    raise DemoFailed(f"{child.name} ended:\n{_tail(child.log)}{_advice(child.log)}")
+            try:
+                with urllib.request.urlopen(url, timeout=1) as answer:
+                    if answer.status == 200:
+                        return
+            except urllib.error.HTTPError as error:
+                reason = error.read().decode("utf-8", "replace")
+            except OSError as error:
+                reason = str(error)
+            time.sleep(0.1)
+        raise DemoFailed(f"{what} did not come up within {PATIENCE:g} s: {reason}")
+
+    def _wait(self) -> None:
+        """Report deaths, until Ctrl-C or the gateway ends."""
+        known = {child.name for child in self.children}
+        while True:
+            time.sleep(0.3)
+            for child in self.children:
+                if child.name in known and child.process.poll() is not None:
+                    known.discard(child.name)
+                    if child.name == "gateway":
+                        raise DemoFailed(f"the gateway ended:\n{_tail(child.log)}")
+                    print(
+                        f"{child.name} ended; start it again with:\n  {shlex.join(child.command)}", flush=True
+                    )
+
+    def _stop(self) -> None:
+        for child in reversed(self.children):
+            if child.process.poll() is None:
+                child.process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + 8.0
+        for child in self.children:
+            try:
+                child.process.wait(max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+
+    def _say(self, what: str) -> None:
+        print(f"  {what}", flush=True)
+
+    # What to try
+
+    def lines(self) -> str:
+        """The lines to copy: one for every behaviour."""
+        url, command = f"http://{self.http}", f"{Path(sys.executable).parent / 'headgate'}"
+        command = os.path.relpath(command)
+        digit = json.loads((self.models / "samples.json").read_text())
+        row, label = _sample(digit)
+        rows = json.dumps({"instances": [row]})
+        v2 = json.dumps({"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 64], "data": row}]})
+        (self.folder / "digit.json").write_text(rows)
+        (self.folder / "digit-v2.json").write_text(v2)
+        port = "" if self.admin == "127.0.0.1:9080" else f" --admin http://{self.admin}"
+        victim = next(child for child in self.children if child.name == "digits-v1-a")
+        tfs = f"curl -si -H 'X-API-Key: demo-pro' {url}/v1/models/digits:predict -d @.demo/digit.json"
+        return f"""
+Headgate is up: {url}   admin: http://{self.admin}   policies: {self.policies}/ (edit them, save, look)
+
+A prediction, as a TensorFlow Serving client asks (the picture is a {label}), and as a KServe V2 client does:
+  {tfs}
+  curl -si -H 'X-API-Key: demo-pro' {url}/v2/models/digits/infer -d @.demo/digit-v2.json
+A cache hit: run one of the lines above twice, in either dialect, and look at Cache-Status.
+What the model is, and whether it can serve:
+  curl -s -H 'X-API-Key: demo-pro' {url}/v1/models/digits/metadata
+  curl -s -H 'X-API-Key: demo-pro' {url}/v2/models/digits
+Nobody, somebody without permission, a wrong shape:
+  curl -si {url}/v1/models/digits:predict -d @.demo/digit.json
+  curl -si -H 'X-API-Key: demo-guest' {url}/v1/models/digits:predict -d @.demo/digit.json
+  curl -si -H 'X-API-Key: demo-pro' {url}/v1/models/digits:predict -d '{{"instances": [[1, 2, 3]]}}'
+A 429 (the free plan has 5 per second):
+  for i in 1 2 3 4 5 6 7 8; do curl -s -o /dev/null -w '%{{http_code}}\\n' -H 'X-API-Key: demo-free' \\
+    {url}/v1/models/digits:predict -d @.demo/digit.json; done
+The canary (a tenth of the traffic; look at x-headgate-version), and forcing it:
+  for i in $(seq 30); do curl -s -o /dev/null -D - -H 'X-API-Key: demo-pro' -H 'Cache-Control: no-store' \\
+    {url}/v1/models/digits:predict -d @.demo/digit.json | grep -i x-headgate-version; done | sort | uniq -c
+  {tfs} -H 'x-headgate-send: canary'
+A breaker and a dead instance (nobody sees an error; look at state):
+  kill -9 {victim.process.pid} && {tfs} ; {command} endpoints{port}
+  {shlex.join(victim.command)} &
+Why is it so?
+  {command} explain POST /v1/models/digits:predict -H 'X-API-Key: demo-free' -d @.demo/digit.json{port}
+An incident, and its end:
+  {command} throttle digits 1/s --for 1m
+  {command} degrade digits --to digits-lite --for 1m     # answers carry x-degraded
+  {command} clear digits
+Ctrl-C stops everything. Logs: .demo/
+"""
+
+
+def _sample(samples: object) -> tuple[list[int], int]:
+    """Return one row and its label from the repository's samples."""
+    assert isinstance(samples, list)
+    first = samples[6]
+    return [int(value) for value in first["pixels"]], int(first["label"])
+
+
+def _etcd_url(text: str) -> str:
+    """Turn http(s)://host:2379 into the etcd(s):// form that registrations take."""
+    for prefix, scheme in (("http://", "etcd://"), ("https://", "etcds://")):
+        if text.startswith(prefix):
+            return scheme + text.removeprefix(prefix).rstrip("/")
+    return text
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-8:]
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _advice(log: Path) -> str:
+    if "port is taken" in log.read_text(errors="replace"):
+        return "\n  choose others: HEADGATE_HTTP_PORT=8180 HEADGATE_ADMIN_PORT=9180 make demo"
+    return ""
