@@ -4,6 +4,7 @@
       request:  {set: {x-team: "{tenant}"}, remove: [cookie]}
       response: {add: {x-served-by: "{pool}"}, remove: [server]}
 
+The request is changed after its pool was chosen; answers are changed whoever gives them, refusals included.
 Values are texts with `{placeholders}`; anything else in braces stands for itself. What a policy sets for the
 instance is appended after the client's own fields have been sorted out, so that a client can't have it
 dropped by naming it in `Connection` (RFC 9110 §7.6.1). Fields that frame messages, that belong to one
@@ -161,9 +162,10 @@ def _literal(text: str) -> Piece:
 
 
 class RequestHeaders(Filter):
-    """Changes what the instance gets."""
+    """Changes what the instance gets: when it is known who asks and who serves."""
 
     name = "headers"
+    place = 83
 
     def __init__(self, changes: Changes) -> None:
         self._edit = Edit(changes)
@@ -176,9 +178,10 @@ class RequestHeaders(Filter):
 
 
 class ResponseHeaders(Filter):
-    """Changes what the client gets."""
+    """Changes what the client gets, whoever answers: it stands before all that may refuse."""
 
     name = "headers"
+    place = 10
 
     def __init__(self, changes: Changes) -> None:
         self._edit = Edit(changes)
@@ -189,27 +192,9 @@ class ResponseHeaders(Filter):
         return response
 
 
-class BothHeaders(RequestHeaders):
-    """Changes both."""
-
-    def __init__(self, changes: HeaderChanges) -> None:
-        super().__init__(changes.request)
-        self._back = Edit(changes.response)
-
-    def on_response(self, ctx: Context, response: Response) -> Eventual[Response]:
-        """Change whatever answer goes out, a filter's included."""
-        response.headers = self._back.without(response.headers) + self._back.fields(ctx)
-        return response
-
-
 def _build(rules: Sequence[Rule[HeaderChanges]], parts: Parts) -> Iterable[Filter]:
-    """Make one filter that acts only at the moments that the rule speaks of."""
-    changes = rules[0].value
-    if changes.response == Changes():
-        return [RequestHeaders(changes.request)]
-    if changes.request == Changes():
-        return [ResponseHeaders(changes.response)]
-    return [BothHeaders(changes)]
+    """Make both, also where one has nothing to do: of several rules one is chosen for each way."""
+    return [RequestHeaders(rules[0].value.request), ResponseHeaders(rules[0].value.response)]
 
 
 KIND = FilterKind(

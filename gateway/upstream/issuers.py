@@ -23,7 +23,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -31,6 +31,7 @@ import jwt
 import orjson
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from gateway.config.schema import Algorithm
 from gateway.pipeline.ports import StoreUnavailable
 from gateway.pipeline.promise import Eventual, Promise
 from gateway.pipeline.tokens import fits
@@ -41,6 +42,7 @@ RETRY: Final = 1.0  # s between fetches while there is no key at all
 TIMEOUT: Final = 5.0  # s
 LIMIT: Final = 256 * 1024  # bytes of a key set
 MOST_KEYS: Final = 100
+ALGORITHMS: Final[tuple[str, ...]] = get_args(Algorithm)
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "RSA": ("n", "e"),
@@ -97,6 +99,8 @@ def _read_key(jwk: Mapping[str, object]) -> Key | None:
     try:
         public = _public(kind, dict(jwk))
     except (jwt.PyJWTError, ValueError):
+        return None
+    if not any(fits(public, name) for name in ALGORITHMS):
         return None
     return Key(kid, "EdDSA" if algorithm == "Ed25519" else algorithm, public)  # RFC 9864 has the new name
 

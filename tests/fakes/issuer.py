@@ -59,7 +59,7 @@ def sign_raw(header: object, claims: object, key: str, algorithm: str) -> bytes:
 
 
 class FakeKeys:
-    """Implements ports.KeySource over a dict. away: nothing can be fetched. slow: answers come by `arrive`."""
+    """Implements ports.KeySource over a dict. away: nothing can be fetched. slow: keys come by `arrive`."""
 
     def __init__(self, keys: Mapping[str, str]) -> None:
         """keys: kid -> name of a key pair."""

@@ -4,19 +4,25 @@ from typing import Any
 
 import pytest
 
-from gateway.filters.headers import KIND, PLACEHOLDERS, Changes, HeaderChanges
-from gateway.http.message import Headers, Response, find_all
-from gateway.pipeline.chain import Chain
+from gateway.filters.catalog import PLACES
+from gateway.filters.headers import KIND, PLACEHOLDERS, Changes, HeaderChanges, ResponseHeaders
+from gateway.http.message import Headers, Response
+from gateway.pipeline.chain import Chain, Chosen
 from gateway.pipeline.context import Context
-from gateway.pipeline.filter import Filter, Rule
+from gateway.pipeline.filter import Filter, Rule, Who
 from gateway.pipeline.ports import Principal
+from tests.fakes.clock import ManualClock
 from tests.fakes.context import make_context, make_parts
 
 
-def headers(request: Changes | None = None, response: Changes | None = None) -> Filter:
+def built(request: Changes | None = None, response: Changes | None = None) -> tuple[Filter, Filter]:
     changes = HeaderChanges(request or Changes(), response or Changes())
-    (made,) = KIND.build([Rule(changes)], make_parts())
-    return made
+    forth, back = KIND.build([Rule(changes)], make_parts())
+    return forth, back
+
+
+def headers(request: Changes) -> Filter:
+    return built(request)[0]
 
 
 def back(filter: Filter, ctx: Context, *fields: tuple[bytes, bytes]) -> Headers:
@@ -78,7 +84,7 @@ def test_other_braces_stand_for_themselves() -> None:
 
 
 def test_answers_are_changed_on_the_way_back() -> None:
-    filter = headers(
+    _, filter = built(
         response=Changes(set_={"server": "headgate"}, add={"vary": "Accept"}, remove=("x-powered-by",))
     )
     changed = back(filter, make_context(), (b"server", b"x"), (b"x-powered-by", b"y"), (b"vary", b"Origin"))
@@ -86,21 +92,26 @@ def test_answers_are_changed_on_the_way_back() -> None:
     assert changed == [(b"vary", b"Origin"), (b"server", b"headgate"), (b"vary", b"Accept")]
 
 
-def test_both_ways_in_one_rule() -> None:
-    filter = headers(Changes(set_={"x-a": "1"}), Changes(set_={"x-b": "2"}))
-    ctx = make_context()
-    filter.on_request(ctx)
-
-    assert list(ctx.forwarded) == [(b"x-a", b"1")]
-    assert find_all(back(filter, ctx), b"x-b") == [b"2"]
-
-
-def test_a_rule_acts_only_at_the_moments_that_it_speaks_of() -> None:
-    requests = Chain([headers(Changes(set_={"x-a": "1"}))])
-    responses = Chain([headers(response=Changes(set_={"x-a": "1"}))])
+def test_each_way_acts_at_its_own_moment_and_place() -> None:
+    forth, back = built(Changes(set_={"x-a": "1"}), Changes(set_={"x-b": "2"}))
+    requests, responses = Chain([forth]), Chain([back])
 
     assert (len(requests.on_request), len(requests.on_response)) == (1, 0)
     assert (len(responses.on_request), len(responses.on_response)) == (0, 1)
+    assert back.place < PLACES["cors"]
+    assert forth.place > PLACES["send"]
+
+
+def test_of_several_rules_the_answer_is_changed_by_the_one_for_its_principal() -> None:
+    pro = Rule(Changes(set_={"x-a": "pro"}), who=Who(plans=frozenset({"pro"})))
+    all_others = Rule(Changes(set_={"x-a": "others"}))
+    chosen = Chosen([(rule, ResponseHeaders(rule.value)) for rule in (pro, all_others)], ManualClock())
+    assert Chain([chosen]).on_request == ()
+
+    ctx = make_context()
+    ctx.principal = Principal("alice", "pro")  # known only after this filter's place was passed
+    assert back(chosen, ctx) == [(b"x-a", b"pro")]
+    assert back(chosen, make_context()) == [(b"x-a", b"others")]
 
 
 @pytest.mark.parametrize(
