@@ -1,0 +1,61 @@
+# `make` alone lists what there is. Everything is installed into .venv; nothing else of the machine is touched,
+# but for Debian's packages of the servers that tests talk to (make services), and only when run as root.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check services bench load generated clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+demo: $(VENV)/.demo  ## the gateway with real models behind it on 127.0.0.1:8080 and :9080; Ctrl-C stops everything
+	@exec $(BIN)/headgate demo $(DEMO)
+
+test: $(VENV)/.test services  ## everything: style, types, floors, all tests, with real etcd, Redis and NGINX
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -rs
+
+check: $(VENV)/.test  ## the same without slow tests: the loop of a working day
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -rs -m "not slow"
+
+services:  ## install the servers that tests talk to (Debian, as root); without them those tests are skipped
+	@sh tests/services/install.sh
+
+bench: $(VENV)/.test services  ## CPU per request beside NGINX, in one interleaved run (a quiet machine, please)
+	@$(BIN)/python -m loadtests.bench $(BENCH)
+
+load: $(VENV)/.test  ## locust drives the demo past its limits; asserts, a report and a picture in loadtests/out/
+	@$(BIN)/python -m loadtests.scenarios $(LOAD)
+
+generated: $(VENV)/.test  ## write policies/schema.json and docs/policies-reference.md anew
+	@$(BIN)/python -m gateway.runtime.generated
+
+clean:  ## remove the environment and what tools left behind
+	rm -rf $(VENV) .demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache loadtests/out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headgate needs Python 3.11 or newer; say which: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv $(VENV) || { echo "on Debian: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing Headgate and ONNX Runtime into $(VENV)"
+	@$(PIP) --quiet -e '.[serve]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing Headgate and everything its tests need into $(VENV)"
+	@$(PIP) --quiet -e '.[test]'
+	@touch $(VENV)/.demo $@
