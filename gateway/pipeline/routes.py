@@ -106,11 +106,19 @@ class Routes:
 
     def find(self, request: Request) -> Found:
         """Return the endpoint that takes the request, and what its URL says in some dialect."""
-        key = (request.method, request.path)
+        if request.method == b"OPTIONS":
+            asked = method_asked_for(request)
+            if asked is not None:
+                found = self._find(request, asked)
+                return Found(found.endpoint, None, found.allowed)
+        return self._find(request, request.method)
+
+    def _find(self, request: Request, method: bytes) -> Found:
+        key = (method, request.path)
         kept = self._kept.get(key)
         if kept is not None:
             return kept
-        target = recognise(request.method, request.path)
+        target = recognise(method, request.path)
         if target is not None:
             endpoint = self._models.get(target.model)
             if endpoint is not None or not target.model:
@@ -118,7 +126,7 @@ class Routes:
         candidates = list(_walk(self._root, request.path.split(b"/")[1:]))
         fitting = [route for route in candidates if route.takes(request)]
         for route in fitting:
-            if not route.methods or request.method in route.methods:
+            if not route.methods or method in route.methods:
                 found = Found(route.endpoint, None)
                 return self._keep(key, found) if all(r.by_path_alone for r in candidates) else found
         allowed = sorted({method.decode() for route in fitting for method in route.methods})
@@ -132,6 +140,16 @@ class Routes:
 
     def __repr__(self) -> str:
         return f"<Routes {len(self._models)} models, {len(self._kept)} paths kept>"
+
+
+def method_asked_for(request: Request) -> bytes | None:
+    """Return the method that a browser's preflight asks leave for: its endpoint is meant (Fetch §3.2.2).
+
+    None where the request is no preflight.
+    """
+    if request.header(b"origin") is None:
+        return None
+    return request.header(b"access-control-request-method")
 
 
 def _walk(node: _Node, segments: list[bytes]) -> Iterable[Route]:
