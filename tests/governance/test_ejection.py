@@ -103,42 +103,54 @@ def test_the_last_instance_always_stays(size, max_share, calls):
         assert out <= max(1, int(max_share * size))
 
 
-def run(
-    bad_share: float, seconds: float, seed: int, rate: float = 5, hosts: int = 20
-) -> tuple[float | None, int]:
-    """Simulate one host that fails `bad_share` among others that fail 0.2 %: when it went out, others
-    ejected."""
+def run(share, seconds: float, seed: int, rate: float = 5, hosts: int = 20) -> dict[str, float]:
+    """Simulate hosts of which `share(host, now)` of the calls fail; returns when each was ejected, for
+    ever."""
     chance = random.Random(seed)
-    ejector = Ejector(consecutive=5, base=1e9, longest=1e9, max_share=0.1)
-    found, false = None, 0
-    calls = int(seconds * rate * hosts)
-    for i in range(calls):
+    ejector = Ejector(consecutive=5, base=1e9, longest=1e9)
+    ejected: dict[str, float] = {}
+    for i in range(int(seconds * rate * hosts)):
         now = i / (rate * hosts)
         host = chance.randrange(hosts)
-        ok = chance.random() >= (bad_share if host == 0 else 0.002)
-        if ejector.record(str(host), ok, now, hosts) is not None:
-            if host == 0 and found is None:
-                found = now
-            elif host:
-                false += 1
-    return found, false
+        if str(host) not in ejected:
+            ok = chance.random() >= share(host, now)
+            if ejector.record(str(host), ok, now, hosts) is not None:
+                ejected[str(host)] = now
+    return ejected
 
 
-def test_a_host_that_fails_five_percent_at_five_calls_a_second_is_found_within_a_minute_and_nobody_else():
-    found, false = zip(*(run(0.05, 120, seed) for seed in range(6)), strict=True)
-    assert sum(false) == 0
-    assert sorted(at if at is not None else 999 for at in found)[3] < 60
+def sick(bad_share):
+    return lambda host, now: bad_share if host == 0 else 0.002
+
+
+def test_a_host_that_fails_five_percent_at_five_calls_a_second_is_found_in_a_minute_and_nobody_else():
+    ejected = [run(sick(0.05), 120, seed) for seed in range(6)]
+    assert {host for found in ejected for host in found} == {"0"}
+    assert sorted(found.get("0", 999) for found in ejected)[2] < 60
 
 
 def test_a_host_that_fails_one_call_of_five_is_found_within_twenty_seconds():
-    found, false = run(0.2, 30, seed=1)
-    assert false == 0
-    assert found is not None
-    assert found < 20
+    ejected = run(sick(0.2), 30, seed=1)
+    assert list(ejected) == ["0"]
+    assert ejected["0"] < 20
 
 
-def test_healthy_hosts_are_not_ejected_for_chance():
-    assert run(0.002, 600, seed=7) == (None, 0)
+@pytest.mark.parametrize("share", [0.002, 0.02])
+def test_healthy_hosts_are_not_ejected_for_chance(share):
+    assert run(lambda host, now: share, 600, seed=7) == {}
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+def test_a_sudden_incident_of_everybody_ejects_nobody(share):
+    ejected = [run(lambda h, now: share if 20 < now < 50 else 0.002, 60, seed, rate=10) for seed in range(3)]
+    assert sum(map(len, ejected)) == 0
+
+
+@pytest.mark.parametrize("hosts", [2, 3, 20])
+def test_a_dead_host_is_found_within_two_seconds(hosts):
+    ejected = run(lambda h, now: 1.0 if h == 0 and now > 20 else 0.002, 30, seed=2, hosts=hosts)
+    assert list(ejected) == ["0"]
+    assert ejected["0"] < 22
 
 
 def test_members_that_left_are_forgotten():
