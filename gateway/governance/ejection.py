@@ -1,7 +1,7 @@
 """Passive ejection: an instance that fails while the others do not is left alone for a while.
 
 Two detectors read the outcomes of real traffic, and both leave the judged instance out of what they
-compare it with, so an incident that hits everybody ejects nobody:
+compare it with, so an incident that hits everybody is nobody's fault:
 
 - consecutive: `consecutive` failures in a row, while the others mostly succeed. Finds a dead instance. -
 CUSUM: a one-sided sequential test of the instance's failures against q0, 1.5 times the share that the

@@ -137,7 +137,7 @@ class LeastCost(_Scan[C]):
         if now >= self._refresh_at:
             self._refresh(now)
         if tried:
-            return self._cheapest_of(self._eligible(now, tried))
+            return self._cheapest(now, tried)
         best: C | None = None
         least = inf
         ties = 0
@@ -152,14 +152,22 @@ class LeastCost(_Scan[C]):
             return None
         if ties == 1 and best.usable(now):
             return best
-        return self._cheapest_of(self._eligible(now, tried))
+        return self._cheapest(now, tried)
 
-    def _cheapest_of(self, members: Sequence[C]) -> C | None:
-        costs = [(self._cost(member), member.in_flight) for member in members]
-        if not costs:
+    def _cheapest(self, now: float, tried: Sequence[C]) -> C | None:
+        """The same among those who may be picked; ties go to the one with fewer calls, then to
+        chance."""
+        eligible = set(map(id, self._eligible(now, tried)))
+        median = self._median
+        ranked = [
+            ((latency.value or median) * (member.in_flight + 1) * scale, member.in_flight, member)
+            for member, latency, scale in self._scale
+            if id(member) in eligible
+        ]
+        if not ranked:
             return None
-        least = min(costs)
-        equals = [member for member, cost in zip(members, costs, strict=True) if cost == least]
+        least = min([(cost, in_flight) for cost, in_flight, _ in ranked])
+        equals = [member for cost, in_flight, member in ranked if (cost, in_flight) == least]
         if len(equals) == 1 or self._rng is None:
             return equals[0]
         return equals[int(self._rng() * len(equals))]
@@ -168,9 +176,6 @@ class LeastCost(_Scan[C]):
         """Expected seconds to completion as `pick` sees it, for those who want to know why."""
         if now >= self._refresh_at:
             self._refresh(now)
-        return self._cost(member)
-
-    def _cost(self, member: C) -> float:
         scale = next((scale for known, _, scale in self._scale if known is member), inf)
         return (member.latency.value or self._median) * (member.in_flight + 1) * scale
 
