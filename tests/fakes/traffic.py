@@ -267,7 +267,7 @@ class Traffic:
             counters=counters or self.local,
             local_counters=self.local,
             blobs=blobs,
-            answers=answers or AnswerStore(1 << 20, blobs),
+            answers=AnswerStore(1 << 20, blobs) if answers is None else answers,
             directory=Directory({}, ()),
             issuers={},
             issuer_configs={},
