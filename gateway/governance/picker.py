@@ -110,11 +110,12 @@ class LeastCost(_Scan[C]):
     full share.
 
     The cheapest is found first and asked whether it is usable afterwards, so that in ordinary times one
-    question is asked and not one per instance. In panic, too, cost decides: failing instances carry
-    their penalty and get calls only when what is left of the pool is worse.
+    question is asked and not one per instance; one that becomes usable joins within 250 ms, or as soon
+    as it is needed. In panic, too, cost decides: failing instances carry their penalty and get calls
+    only when what is left of the pool is worse.
     """
 
-    __slots__ = ("_known", "_median", "_refresh_at", "_rng", "_scale", "_slow_start")
+    __slots__ = ("_likely", "_median", "_refresh_at", "_rng", "_scale", "_slow_start")
 
     def __init__(
         self,
@@ -131,6 +132,7 @@ class LeastCost(_Scan[C]):
         self._refresh_at = -inf
         self._median = 1.0
         self._scale: list[tuple[C, Ewma, float]] = []
+        self._likely = self._scale  # those that were usable at the last refresh
 
     def pick(self, key: int, now: float, tried: Sequence[C]) -> C | None:
         """Choose the cheapest usable one."""
@@ -142,15 +144,13 @@ class LeastCost(_Scan[C]):
         least = inf
         ties = 0
         median = self._median
-        for member, latency, scale in self._scale:
+        for member, latency, scale in self._likely:
             cost = (latency.value or median) * (member.in_flight + 1) * scale
             if cost < least:
                 best, least, ties = member, cost, 1
             elif cost == least:
                 ties += 1
-        if best is None:
-            return None
-        if ties == 1 and best.usable(now):
+        if ties == 1 and best is not None and best.usable(now):
             return best
         return self._cheapest(now, tried)
 
@@ -189,6 +189,7 @@ class LeastCost(_Scan[C]):
             for member in self._members:
                 member.latency.relax(OPTIMISM * self._median, now)
         self._scale = [(m, m.latency, self._warmth(m, now) / m.weight) for m in self._members if m.weight > 0]
+        self._likely = [row for row in self._scale if row[0].usable(now)]
 
     def _warmth(self, member: C, now: float) -> float:
         """1.0 for an instance in its stride, up to 10 for one that has just joined."""
