@@ -61,6 +61,7 @@ class RedisServer:
             except OSError:
                 pass
             if time.monotonic() > end or (self.process is not None and self.process.poll() is not None):
+                self.kill()
                 raise TimeoutError(f"redis-server not up, see {self.folder}/log")
             time.sleep(0.02)
 

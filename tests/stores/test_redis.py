@@ -359,14 +359,14 @@ async def test_tls_is_spoken_and_the_certificate_is_checked(tmp_path):
 @real
 async def test_in_a_cluster_the_shard_that_has_the_keys_is_found(tmp_path):
     need_redis()
-    servers = [
-        RedisServer(tmp_path / name, ["--cluster-enabled", "yes", "--cluster-port", str(free_port())])
-        for name in ("a", "b")
-    ]
-    first, second = servers
+    servers: list[RedisServer] = []
     try:
+        for name in ("a", "b"):
+            bus = str(free_port())
+            extra = ["--cluster-enabled", "yes", "--cluster-port", bus]
+            servers.append(RedisServer(tmp_path / name, extra))
+        first, second = servers
         with first.control() as one, second.control() as other:
-            bus = second.extra[-1]
             slot = one.execute_command("CLUSTER KEYSLOT", "{headgate}")
             one.execute_command("CLUSTER ADDSLOTSRANGE", 0, slot - 1, slot + 1, 16383)
             other.execute_command("CLUSTER ADDSLOTS", slot)
