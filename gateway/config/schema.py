@@ -449,6 +449,11 @@ class IssuerConfig:
         ("RS256", "ES256", "EdDSA"), "the only ones accepted", example="[RS256, ES256]"
     )
     claims: Claims = setting(Claims(), "where its tokens say what", example="{principal: sub, plan: plan}")
+    prefix: str = setting(
+        "",
+        "put before its principals' names, so that no two issuers, and no API key, name the same one",
+        example="corp:",
+    )
     plan: str = setting("", "plan of tokens that name none", example="free")
     tenant: str = setting("", "tenant of tokens that name none", example="acme")
     may: May = setting(May(), "what holders of its tokens may call, besides what claims say")

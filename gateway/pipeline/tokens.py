@@ -216,14 +216,15 @@ def _instant(claims: Mapping[str, object], name: str) -> float | None:
 def whose(claims: Mapping[str, object], config: IssuerConfig) -> Principal:
     """Return the principal that verified claims speak of; raises InvalidToken where they name none.
 
-    What a claim says beats the issuer's default for plan and tenant, and adds to what its tokens may call.
+    What a claim says beats the issuer's default for plan and tenant, and adds to what its tokens may call. A
+    name means the same principal whoever says it, so issuers that don't know of each other need a `prefix`.
     """
     at = config.claims
     name = _text(claims, at.principal)
     if name is None:
         raise InvalidToken(f"the token has no claim '{at.principal}' that says whose it is")
     return Principal(
-        name=name,
+        name=config.prefix + name,
         plan=_text(claims, at.plan) or config.plan,
         tenant=_text(claims, at.tenant) or config.tenant,
         models=frozenset((*config.may.models, *_names(claims, at.models))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -98,6 +99,18 @@ def test_a_claim_with_dots_in_its_name_goes_before_a_nested_one() -> None:
         claims=Claims(tenant="https://corp.example/org"),
     )
     assert whose({"sub": "bob", "https://corp.example/org": "acme"}, config).tenant == "acme"
+
+
+@pytest.mark.parametrize(
+    "demand", [{"crit": ["exp"]}, {"crit": []}, {"b64": False}, {"b64": True}, {"jku": None}]
+)
+def test_what_a_header_demands_is_refused_before_any_key_is_asked_for(demand: dict[str, object]) -> None:
+    with pytest.raises(InvalidToken):
+        read(part({"alg": "EdDSA", **demand}) + b"." + part(GOOD) + b"." + part(b"signature"))
+
+
+def test_an_issuers_prefix_keeps_its_principals_apart() -> None:
+    assert whose({"sub": "alice"}, replace(CORP, prefix="corp:")).name == "corp:alice"
 
 
 def test_a_repr_shows_no_token() -> None:
