@@ -21,11 +21,11 @@ from math import inf
 from typing import Protocol, cast
 
 from gateway.http.framing import BadFraming, LengthReader
-from gateway.http.message import Response
+from gateway.http.message import Request, Response
 from gateway.http.parse import BadRequest, check_unfinished, parse_request
 from gateway.http.serialize import write_response_head
 from gateway.pipeline.errors import BadBody, BodyTimeout, BodyTooLarge, GatewayError
-from gateway.pipeline.ports import Begin, Cancellable, Peer, Timers
+from gateway.pipeline.ports import Begin, Cancellable, Peer, Receiver, Timers
 from gateway.server.problem import problem
 from gateway.server.settings import ServerSettings
 from gateway.server.stream import Stream
@@ -145,11 +145,11 @@ class ServerConnection(asyncio.Protocol):
         stream, self.stream = self.stream, None
         self._buffer = b""
         if stream is not None and not stream.done:
-            stream.done = True
+            receiver = stream.detach()
             try:
-                stream.receiver.on_client_gone()
+                receiver.on_client_gone()
             except Exception as bug:
-                self._crash(stream, bug)
+                self._crash(receiver, bug)
 
     def pause_writing(self) -> None:
         """The send buffer is full."""
@@ -169,10 +169,11 @@ class ServerConnection(asyncio.Protocol):
     def _tell_writable(self, ready: bool) -> None:
         stream = self.stream
         if stream is not None and stream.begun and not stream.done:
+            receiver = stream.receiver
             try:
-                stream.receiver.on_writable(ready)
+                receiver.on_writable(ready)
             except Exception as bug:
-                self._crash(stream, bug)
+                self._crash(receiver, bug)
 
     # Reading
 
@@ -184,18 +185,28 @@ class ServerConnection(asyncio.Protocol):
         if self._running:
             return
         self._running = True
+        host = self._host
+        receiver: Receiver | None = None
         try:
             while self._buffer:
                 stream = self.stream
                 if stream is None:
-                    if self._closing or self._blocked or not self._read_head():
+                    if self._closing or self._blocked:
                         break
+                    request = self._read_head()
+                    if request is None:
+                        break
+                    stream = Stream(self, request, host.settings.chunk_limit)
+                    receiver = stream.receiver = host.begin(request, self.peer, stream)
+                    self.stream = stream
+                    receiver.start()
                 elif stream.reader is None or stream.paused or not (stream.wanted or stream.draining):
                     break
                 else:
+                    receiver = stream.receiver
                     self._read_body(stream)
         except Exception as bug:
-            self._crash(self.stream, bug)
+            self._crash(receiver, bug)
         finally:
             self._running = False
         if self._eof:
@@ -215,13 +226,13 @@ class ServerConnection(asyncio.Protocol):
             else:
                 self.transport.pause_reading()
 
-    def _read_head(self) -> bool:
-        """Start the exchange of the buffer's first request. False while its head is incomplete."""
+    def _read_head(self) -> Request | None:
+        """Take the first request out of the buffer. None while its head is incomplete, or if it is refused."""
         host = self._host
         data = self._buffer
         if data[0] == 13 and not self._skipped:  # RFC 9112 §2.2: one empty line before a request is forgiven
             if len(data) == 1:
-                return False
+                return None
             if data[1] == 10:
                 self._buffer = data = data[2:]
                 self._skipped = True
@@ -234,11 +245,11 @@ class ServerConnection(asyncio.Protocol):
                 ):
                     self._arm(limit)
                 self._scanned = len(data)
-                return False
+                return None
             request = parse_request(data[: end + 4], host.settings.head)
         except BadRequest as error:
             self._refuse(problem(error.status, error.code, str(error)))
-            return False
+            return None
         self._scanned = 0
         self._skipped = False
         rest = data[end + 4 :]
@@ -246,17 +257,13 @@ class ServerConnection(asyncio.Protocol):
         if length:
             if length > host.settings.body_limit:
                 self._refuse(problem(413, "body_too_large", "the request's body is too large"))
-                return False
+                return None
             if len(rest) >= length:
                 request.body = rest[:length]
                 rest = rest[length:]
         self._buffer = rest
         self._deadline = inf
-        stream = Stream(self, request, host.settings.chunk_limit)
-        stream.receiver = receiver = host.begin(request, self.peer, stream)
-        self.stream = stream
-        receiver.start()
-        return True
+        return request
 
     def _read_body(self, stream: Stream) -> None:
         reader = stream.reader
@@ -317,7 +324,7 @@ class ServerConnection(asyncio.Protocol):
         return bool(self._buffer)
 
     def may_drain(self, stream: Stream) -> bool:
-        """Is the rest of the body small enough to be read away? Of chunks nobody knows; the drain counts them."""
+        """Is the rest of the body small enough to be read away? Chunks are counted as they come."""
         reader = stream.reader
         return not isinstance(reader, LengthReader) or reader.left <= self._host.settings.drain_limit
 
@@ -415,14 +422,14 @@ class ServerConnection(asyncio.Protocol):
         """The listener's patience is over."""
         self.transport.abort()
 
-    def _crash(self, stream: Stream | None, bug: Exception) -> None:
+    def _crash(self, receiver: Receiver | None, bug: Exception) -> None:
         """A bug escaped from a receiver: the one place that hands it over."""
-        if stream is None:
+        if receiver is None:
             self._host.loop.call_exception_handler({"message": "no exchange could begin", "exception": bug})
             self._refuse(problem(500, "internal", "the gateway failed"))
             return
         try:
-            stream.receiver.crash(bug)
+            receiver.crash(bug)
         except Exception as second:
             self._host.loop.call_exception_handler(
                 {"message": "an exchange failed twice", "exception": second}
@@ -493,10 +500,11 @@ class ServerConnection(asyncio.Protocol):
             self.stream = None
             self._close(unread=True)
         else:
+            receiver = stream.receiver
             try:
                 self._fail_body(stream, BodyTimeout("the request's body took too long"))
             except Exception as bug:
-                self._crash(stream, bug)
+                self._crash(receiver, bug)
 
     def __repr__(self) -> str:
         state = "closing" if self._closing else "idle" if self.stream is None else repr(self.stream)

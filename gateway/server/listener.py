@@ -142,7 +142,8 @@ class Listener:
 
 
 def _bind(family: int, address: object, reuse_port: bool) -> socket.socket:
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle off only where it knows from the socket that it is TCP.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:

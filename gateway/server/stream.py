@@ -14,6 +14,7 @@ from typing import Protocol
 from gateway.http.framing import LAST_CHUNK, BodyReader, ChunkedReader, LengthReader, encode_chunk
 from gateway.http.message import Request, Response
 from gateway.http.serialize import continue_head, write_response_head
+from gateway.pipeline.errors import GatewayError
 from gateway.pipeline.ports import Receiver
 
 _COPY_BELOW = 16 * 1024  # a chunk up to this size is copied into one piece, a larger one is written as three
@@ -63,6 +64,33 @@ class Line(Protocol):
         ...
 
 
+class _Nobody:
+    """The receiver of a request that is over."""
+
+    __slots__ = ()
+
+    def start(self) -> None:
+        pass
+
+    def on_body(self, data: bytes, last: bool) -> None:
+        pass
+
+    def on_body_error(self, error: GatewayError) -> None:
+        pass
+
+    def on_writable(self, ready: bool) -> None:
+        pass
+
+    def on_client_gone(self) -> None:
+        pass
+
+    def crash(self, bug: Exception) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
+
+
 class Stream:
     """State of one request. reader: where its body ends, None once it has been read to the end."""
 
@@ -83,11 +111,11 @@ class Stream:
         "request",
         "wanted",
     )
-    receiver: Receiver
 
     def __init__(self, line: Line, request: Request, chunk_limit: int) -> None:
         self._line = line
         self.request = request
+        self.receiver: Receiver = _NOBODY
         self.reader: BodyReader | None = None
         if request.body is None:
             length = request.length
@@ -145,7 +173,7 @@ class Stream:
         if self.reader is not None and not self._can_drain():
             self.keep_alive = False
         head = self._head(response, length, chunked=False)
-        self.done = True
+        self.detach()
         self._line.send(head + body)
         self._line.responded(self, self.keep_alive)
 
@@ -191,7 +219,7 @@ class Stream:
         if self._left:
             self.abort()
             return
-        self.done = True
+        self.detach()
         if self._chunked:
             self._line.send(LAST_CHUNK)
         keep_alive = self.keep_alive and (self.reader is None or self._can_drain())
@@ -200,8 +228,18 @@ class Stream:
     def abort(self) -> None:
         """Break the connection, so that the client can't take what it has for the whole."""
         if not self.done:
-            self.done = True
+            self.detach()
             self._line.break_off()
+
+    def detach(self) -> Receiver:
+        """Nothing more is sent, and nothing more is told to the receiver, which is returned.
+
+        It also takes apart the cycle of stream and exchange: with it every request would wait for the garbage
+        collector, and its sweeps were a third of the cost of a request.
+        """
+        receiver, self.receiver = self.receiver, _NOBODY
+        self.done = True
+        return receiver
 
     # Framing
 
