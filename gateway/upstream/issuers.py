@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, get_args
@@ -31,8 +31,9 @@ import jwt
 import orjson
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from gateway.config.schema import Algorithm
-from gateway.pipeline.ports import StoreUnavailable
+from gateway.config.schema import Algorithm, IssuerConfig
+from gateway.config.units import Duration
+from gateway.pipeline.ports import KeySource, StoreUnavailable
 from gateway.pipeline.promise import Eventual, Promise
 from gateway.pipeline.tokens import fits
 
@@ -169,10 +170,15 @@ class Jwks:
         assert self._task is not None
         await asyncio.wait((self._task,))
 
-    async def close(self) -> None:
-        """Give up what is under way."""
+    def stop(self) -> None:
+        """Give up what is under way; the keys at hand go on, for requests that still hold them."""
         if self._task is not None:
             self._task.cancel()
+
+    async def close(self) -> None:
+        """Stop, and wait until nothing is under way."""
+        self.stop()
+        if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def _find(self, kid: str | None, algorithm: str) -> object | None:
@@ -226,7 +232,7 @@ class Jwks:
         if self._url is None:
             return await asyncio.to_thread(_read_file, self._path)
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
-        headers = {"accept": "application/jwk-set+json, application/json"}
+        headers = {"accept": "application/jwk-set+json, application/json", "accept-encoding": "identity"}
         async with self._session().get(
             self._url, timeout=timeout, headers=headers, allow_redirects=False
         ) as response:
@@ -242,6 +248,40 @@ class Jwks:
     def __repr__(self) -> str:
         state = "fetching" if self._fetching is not None else ("failed" if self._failed else "at rest")
         return f"<Jwks {self._name} | {len(self._keys)} keys, {state}>"
+
+
+class Issuers:
+    """The key sources of one worker, over all its reloads."""
+
+    def __init__(
+        self, session: Callable[[], aiohttp.ClientSession], now: Callable[[], float], folder: Path = Path()
+    ) -> None:
+        self._session = session
+        self._now = now
+        self._folder = folder
+        self._made: dict[tuple[str, str, Duration], Jwks] = {}
+
+    def follow(self, configs: Iterable[IssuerConfig]) -> dict[str, KeySource]:
+        """Return the key source of every issuer by name; unchanged ones keep theirs, and so their keys."""
+        wanted = {(config.name, config.jwks, config.refresh): config for config in configs}
+        made = {key: self._made.get(key) or self._make(config) for key, config in wanted.items()}
+        for key in self._made.keys() - made.keys():
+            self._made[key].stop()
+        self._made = made
+        return {name: jwks for (name, _, _), jwks in made.items()}
+
+    async def warm(self) -> None:
+        """Fetch all keys before the first token asks for them."""
+        await asyncio.gather(*(jwks.warm() for jwks in self._made.values()))
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        await asyncio.gather(*(jwks.close() for jwks in self._made.values()))
+
+    def _make(self, config: IssuerConfig) -> Jwks:
+        return Jwks(
+            config.name, config.jwks, self._session, self._now, refresh=config.refresh, folder=self._folder
+        )
 
 
 def _is_url(source: str) -> bool:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -10,9 +11,19 @@ import pytest
 from aiohttp import web
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from gateway.config.schema import IssuerConfig
 from gateway.pipeline.ports import StoreUnavailable
 from gateway.pipeline.promise import Eventual, Promise
-from gateway.upstream.issuers import COOL_DOWN, LIMIT, REFRESH, RETRY, Jwks, UnusableKeySet, read_key_set
+from gateway.upstream.issuers import (
+    COOL_DOWN,
+    LIMIT,
+    REFRESH,
+    RETRY,
+    Issuers,
+    Jwks,
+    UnusableKeySet,
+    read_key_set,
+)
 from tests.fakes.clock import ManualClock
 from tests.fakes.issuer import private_key
 
@@ -99,7 +110,9 @@ class Issuer:
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append(request.path)
         await self.gate.wait()
-        return web.Response(status=self.status, body=self.body, headers=self.headers)
+        answer = web.Response(status=self.status, body=self.body, headers=self.headers)
+        answer.enable_compression()  # where the client takes it
+        return answer
 
 
 @pytest.fixture
@@ -305,6 +318,38 @@ async def test_closing_gives_up_the_fetch(jwks: Jwks, issuer: Issuer) -> None:
 
     with pytest.raises(StoreUnavailable):
         await later(asked)
+
+
+async def test_keys_are_asked_for_uncompressed(issuer: Issuer, clock: ManualClock) -> None:
+    async with aiohttp.ClientSession(auto_decompress=False) as plain:
+        jwks = Jwks("corp", issuer.url, lambda: plain, clock.now)
+        assert await later(jwks.key("r", "RS256")) is not None
+        await jwks.close()
+
+
+# All issuers of a configuration
+
+
+def corp(jwks: str, name: str = "corp") -> IssuerConfig:
+    return IssuerConfig(name=name, issuer="https://id.example", audiences=("gateway",), jwks=jwks)
+
+
+async def test_an_unchanged_issuer_keeps_its_keys_over_a_reload(
+    issuer: Issuer, session: aiohttp.ClientSession, clock: ManualClock
+) -> None:
+    issuers = Issuers(lambda: session, clock.now)
+    first = issuers.follow([corp(issuer.url), corp("gone.json", "old")])
+    await issuers.warm()
+
+    second = issuers.follow([replace(corp(issuer.url), audiences=("other",)), corp(issuer.url, "new")])
+    assert second.keys() == {"corp", "new"}
+    assert second["corp"] is first["corp"]
+    assert not isinstance(second["corp"].key("r", "RS256"), Promise)
+
+    third = issuers.follow([corp(issuer.url + "?v=2")])
+    assert third["corp"] is not first["corp"]
+    assert first["corp"].key("r", "RS256") is not None  # for requests that began before the reload
+    await issuers.close()
 
 
 # A file, and where keys must not come from
