@@ -133,8 +133,8 @@ class CacheFilter(Filter):
 
     def on_request(self, ctx: Context) -> Eventual[Verdict]:
         """Answer from what is kept, wait for one who asks already, or go on and bring the answer."""
-        if not is_prediction(ctx):
-            return None
+        if not is_prediction(ctx) or not self._rule.enforce:
+            return None  # not enforced: nothing would be there to be found, for nothing is kept
         infer = read_prediction(ctx, self._signatures)
         if not isinstance(infer, Promise):
             return self._look(ctx, infer)

@@ -143,7 +143,12 @@ class DegradeFilter(Filter):
 
     def on_request(self, ctx: Context) -> Response | Refusal | None:
         """Send it to the lesser pool; a dead one serves nobody, so then it goes where it was meant."""
-        if self._to is not None and _usable(self._to, ctx.now):
+        if self._to is None or not _usable(self._to, ctx.now):
+            return None
+        if not self._rule.enforce:
+            if ctx.trail is not None:
+                ctx.note(self.name, f"would send to {self._to.name}", self._rule.policy, self._rule.origin)
+        else:
             ctx.pool = self._to
             ctx.version = ""
             self._count(ctx, f"pool:{self._to.name}")

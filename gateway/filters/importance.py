@@ -63,7 +63,8 @@ class ImportanceFilter(Filter):
         importance = self._own
         if ctx.principal is not None and ctx.principal.importance:
             importance = _combined(importance, int(LEVELS[ctx.principal.importance]))
-        ctx.importance = importance
+        if self._rule.enforce:
+            ctx.importance = importance
         level = self._pressure.level
         shed = self._shedder.sheds(importance, level)
         if ctx.trail is not None:

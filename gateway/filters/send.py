@@ -71,11 +71,12 @@ class SendFilter(Filter):
             return None
         target = self._only or self._split.choose(self._chance())
         chosen = self._choices.must_find(target)
-        choose(ctx, chosen, "send")
+        if self._rule.enforce:
+            choose(ctx, chosen, "send")
         if ctx.trail is not None:
             ctx.note(
                 "send",
-                f"pool {chosen.pool.name} by {target}",
+                f"{'' if self._rule.enforce else 'would choose '}pool {chosen.pool.name} by {target}",
                 self._rule.policy,
                 self._rule.origin,
                 {"version": chosen.version, **self._split.weights},

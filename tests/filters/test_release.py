@@ -9,7 +9,7 @@ from gateway.filters import send
 from gateway.filters.release import KIND, Release, ReleaseFilter
 from gateway.pipeline.choice import Explicit
 from gateway.pipeline.ports import Principal
-from tests.fakes.traffic import Traffic
+from tests.fakes.traffic import V1, V2, Traffic, inputs, instances
 
 OLGA = Principal("olga", may_override=True)
 
@@ -77,6 +77,38 @@ def test_a_sticky_client_is_known_by_its_address() -> None:
         by_address.setdefault(ctx.client, set()).add(ctx.arm)
     assert all(len(met) == 1 for met in by_address.values())
     assert len({arm for met in by_address.values() for arm in met}) == 2
+
+
+def test_the_same_prediction_meets_the_same_arm_however_it_is_written() -> None:
+    traffic = digits()
+    (release,) = traffic.use(KIND, Release(weight=Ratio(0.3), sticky="prediction"))
+    assert release.needs_body
+    met = []
+    for number in range(400):
+        arms_of_it = set()
+        for path, body in (
+            (V1, instances([[number, 2]])),
+            (V1, instances([[number + 0.0, 2e0]])),
+            (V2, inputs([[number, 2]])),
+        ):
+            ctx = traffic.context(path, body)
+            assert release.on_request(ctx) is None
+            arms_of_it.add(ctx.arm)
+        (arm,) = arms_of_it
+        met.append(arm)
+    assert abs(met.count("candidate") - 120) < 4 * (400 * 0.3 * 0.7) ** 0.5
+
+
+def test_what_cant_be_read_as_a_prediction_takes_its_chance() -> None:
+    traffic = digits()
+    (release,) = traffic.use(KIND, Release(weight=Ratio(0.5), sticky="prediction"))
+    met = set()
+    for path in (V1, b"/v1/models/digits/metadata"):
+        for _ in range(50):
+            ctx = traffic.context(path, b"{")
+            release.on_request(ctx)
+            met.add((path, ctx.arm))
+    assert len(met) == 4
 
 
 def test_a_dead_candidate_falls_back_to_stable() -> None:
