@@ -29,6 +29,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from hashlib import blake2b
 from math import ceil, inf
 from typing import Final, Literal
@@ -244,49 +245,47 @@ _QUOTA_UNIT: Final[Mapping[Unit, bytes]] = {
 
 
 class Spent:
-    """What one request was granted by one filter, until it is given back.
+    """What one request claims of the throttles of one filter, and what it was granted of that.
 
-    also: what throttles were granted that only rehearse. over: the request has ended; a grant that comes
-    now is given back, for nothing was done with it.
+    grant: None until it was granted, and again when it was given back. also: the claims of throttles that
+    only rehearse. over: the request has ended; a grant that comes now is given back, for nothing was done
+    with it.
     """
 
-    __slots__ = ("also", "claims", "grant", "levels", "over", "store", "streamed")
+    __slots__ = ("also", "claims", "costs", "grant", "levels", "over", "store", "streamed")
 
-    def __init__(self) -> None:
-        self.levels: Sequence[Level] = ()
-        self.claims: Sequence[Claim] = ()
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        claims: Sequence[Claim],
+        costs: Mapping[Unit, float],
+        store: CounterStore,
+    ) -> None:
+        self.levels = levels
+        self.claims = claims
+        self.costs = costs
+        self.store = store  # the one that decides
         self.grant: Grant | None = None
-        self.store: CounterStore | None = None
-        self.also: list[Spent] = []
+        self.also: list[Spent] | None = None
         self.over = False
         self.streamed = 0  # bytes of a body whose length was not announced
 
-    def keep(
-        self, levels: Sequence[Level], claims: Sequence[Claim], grant: Grant, store: CounterStore
-    ) -> None:
-        """Note what was granted."""
-        self.levels, self.claims, self.grant, self.store = levels, claims, grant, store
-
     def give_back(self, now: float) -> None:
         """Give back what was granted; a second time gives nothing."""
-        claims, self.claims, self.grant = self.claims, (), None
-        if claims and self.store is not None:
-            self.store.settle([Claim(c.key, -c.cost, c.rate, c.burst) for c in claims], now)
-        for other in self.also:
+        if self.grant is not None:
+            self.grant = None
+            self.store.settle([Claim(c.key, -c.cost, c.rate, c.burst) for c in self.claims], now)
+        for other in self.also or ():
             other.give_back(now)
 
     def charge(self, unit: Unit, cost: float, now: float) -> None:
         """Charge more after the fact, into debt if need be."""
-        pairs = zip(self.levels, self.claims, strict=False)
-        more = [Claim(c.key, cost, c.rate, c.burst) for level, c in pairs if level.unit == unit]
-        if more and self.store is not None:
+        if self.grant is not None:
+            pairs = zip(self.levels, self.claims, strict=True)
+            more = [Claim(c.key, cost, c.rate, c.burst) for level, c in pairs if level.unit == unit]
             self.store.settle(more, now)
-        for other in self.also:
+        for other in self.also or ():
             other.charge(unit, cost, now)
-
-    def fields(self) -> Headers:
-        """Return the fields that tell how much is left where it is least; [] when nothing was granted."""
-        return [] if self.grant is None else _fields(self.levels[self.grant.binding], self.grant)
 
 
 def _fields(level: Level, grant: Grant) -> Headers:
@@ -313,6 +312,8 @@ class Throttling(Filter):
         self._acting = tuple(level for level in levels if level.rule.enforce)
         self._rehearsing = tuple(level for level in levels if not level.rule.enforce)
         self._all_plain = all(level.plain for level in levels)
+        units = {level.unit for level in levels}
+        self._unit = units.pop() if len(units) == 1 else None
         self._store = parts.counters
         self._local = parts.local_counters
         self._gateways = parts.gateways
@@ -321,10 +322,10 @@ class Throttling(Filter):
         self.would_refuse = 0
 
     def on_response(self, ctx: Context, response: Response) -> Response:
-        """Tell the caller how much is left."""
+        """Tell the caller how much is left where it is least."""
         spent = self._spent.get(ctx)
-        if spent is not None:
-            response.headers += spent.fields()
+        if spent is not None and spent.grant is not None and spent.levels:
+            response.headers += _fields(spent.levels[spent.grant.binding], spent.grant)
         return response
 
     def on_done(self, ctx: Context) -> None:
@@ -343,59 +344,58 @@ class Throttling(Filter):
         """Spend from every throttle that applies, or from none. costs: per unit; one that isn't there is
         not counted.
         """
-        spent = Spent()
+        levels = self._applying(ctx, self._acting, costs)
+        spent = Spent(levels, [level.claim(ctx, costs) for level in levels], costs, self._store)
         if not ctx.dry:
             self._spent.set(ctx, spent)
-        levels = self._applying(ctx, self._acting, costs)
-        if not levels:
-            self._rehearse(ctx, costs, spent)
-            return None
-        claims = [level.claim(ctx, costs) for level in levels]
-        return self._take(_Claimed(ctx, costs, spent, levels, claims), self._store)
+        if levels:
+            return self._take(ctx, spent)
+        self._rehearse(ctx, spent)
+        return None
 
     def _applying(
         self, ctx: Context, levels: Sequence[Level], costs: Mapping[Unit, float]
     ) -> Sequence[Level]:
-        if self._all_plain:
-            return [level for level in levels if level.unit in costs]
-        wall = self._clock.wall()
-        return [level for level in levels if level.unit in costs and level.rule.applies(ctx.principal, wall)]
+        if not self._all_plain:
+            wall = self._clock.wall()
+            levels = [level for level in levels if level.rule.applies(ctx.principal, wall)]
+        return levels if self._unit in costs else [level for level in levels if level.unit in costs]
 
-    def _take(self, claimed: _Claimed, store: CounterStore) -> Eventual[Verdict]:
-        granted = store.take(claimed.claims, claimed.ctx.now)
+    def _take(self, ctx: Context, spent: Spent) -> Eventual[Verdict]:
+        granted = spent.store.take(spent.claims, ctx.now)
         if not isinstance(granted, Promise):
-            return self._decided(claimed, granted, store)
+            return self._decided(ctx, spent, granted)
         later: Promise[Verdict] = Promise()
 
         def failed(error: Exception) -> None:
-            if isinstance(error, StoreUnavailable) and store is not self._local:
-                _pass_on(self._without_store(claimed), later)
+            if isinstance(error, StoreUnavailable) and spent.store is not self._local:
+                _pass_on(self._without_store(ctx, spent), later)
             else:
                 later.reject(error)
 
-        granted.then(lambda grant: later.resolve(self._decided(claimed, grant, store)), failed)
+        granted.then(lambda grant: later.resolve(self._decided(ctx, spent, grant)), failed)
         return later
 
-    def _decided(self, claimed: _Claimed, grant: Grant, store: CounterStore) -> Verdict:
-        ctx, spent = claimed.ctx, claimed.spent
-        level = claimed.levels[grant.binding]
+    def _decided(self, ctx: Context, spent: Spent, grant: Grant) -> Verdict:
         if ctx.trail is not None:
+            level = spent.levels[grant.binding]
             _note(ctx, level, grant, "passed" if grant.allowed else "refused")
         if not grant.allowed:
-            return _refusal(level, grant)
-        spent.keep(claimed.levels, claimed.claims, grant, store)
+            return _refusal(spent.levels[grant.binding], grant)
+        spent.grant = grant
         if spent.over:
             spent.give_back(self._clock.now())
             return None
-        self._rehearse(ctx, claimed.costs, spent)
+        if self._rehearsing:
+            self._rehearse(ctx, spent)
         if ctx.dry:
             spent.give_back(self._clock.now())
         return None
 
     # The store is away
 
-    def _without_store(self, claimed: _Claimed) -> Eventual[Verdict]:
-        for level in claimed.levels:
+    def _without_store(self, ctx: Context, spent: Spent) -> Eventual[Verdict]:
+        for level in spent.levels:
             if level.on_failure == "closed":
                 return Refusal(
                     503,
@@ -405,54 +405,35 @@ class Throttling(Filter):
                     retry_after=STORE_RETRY,
                 )
         share = max(1, self._gateways())
-        pairs = zip(claimed.levels, claimed.claims, strict=True)
+        pairs = zip(spent.levels, spent.claims, strict=True)
         local = [(level, _share(claim, share)) for level, claim in pairs if level.on_failure == "local"]
-        if not local:
-            return None
-        levels, claims = [level for level, _ in local], [claim for _, claim in local]
-        return self._take(_Claimed(claimed.ctx, claimed.costs, claimed.spent, levels, claims), self._local)
+        spent.levels, spent.claims = [level for level, _ in local], [claim for _, claim in local]
+        spent.store = self._local
+        return self._take(ctx, spent) if local else None
 
     # Throttles that only rehearse
 
-    def _rehearse(self, ctx: Context, costs: Mapping[Unit, float], spent: Spent) -> None:
+    def _rehearse(self, ctx: Context, spent: Spent) -> None:
         """Decide each by itself, on requests that pass; nobody waits for them."""
-        if not self._rehearsing:
-            return
-        for level in self._applying(ctx, self._rehearsing, costs):
-            also = Spent()
+        spent.also = []
+        for level in self._applying(ctx, self._rehearsing, spent.costs):
+            also = Spent((level,), (level.claim(ctx, spent.costs),), spent.costs, self._store)
             spent.also.append(also)
-            self._rehearse_one(ctx, level, level.claim(ctx, costs), spent, also)
-        if ctx.dry:
-            for also in spent.also:
-                also.give_back(ctx.now)
+            granted = self._store.take(also.claims, ctx.now)
+            if isinstance(granted, Promise):  # without a store there is no rehearsal
+                granted.then(partial(self._rehearsed, ctx, spent, also), lambda _: None)
+            else:
+                self._rehearsed(ctx, spent, also, granted)
 
-    def _rehearse_one(self, ctx: Context, level: Level, claim: Claim, spent: Spent, also: Spent) -> None:
-        def decided(grant: Grant) -> None:
-            if grant.allowed:
-                also.keep((level,), (claim,), grant, self._store)
-                if spent.over or ctx.dry:
-                    also.give_back(self._clock.now())
-                return
-            self.would_refuse += 1
-            if ctx.trail is not None:
-                _note(ctx, level, grant, "would refuse")
-
-        granted = self._store.take((claim,), ctx.now)
-        if isinstance(granted, Promise):
-            granted.then(decided, lambda _: None)  # a rehearsal without a store is none
-        else:
-            decided(granted)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Claimed:
-    """One request's claims, on their way to a store."""
-
-    ctx: Context
-    costs: Mapping[Unit, float]
-    spent: Spent
-    levels: Sequence[Level]
-    claims: Sequence[Claim]
+    def _rehearsed(self, ctx: Context, spent: Spent, also: Spent, grant: Grant) -> None:
+        if grant.allowed:
+            also.grant = grant
+            if spent.over or ctx.dry:
+                also.give_back(self._clock.now())
+            return
+        self.would_refuse += 1
+        if ctx.trail is not None:
+            _note(ctx, also.levels[0], grant, "would refuse")
 
 
 def _share(claim: Claim, share: int) -> Claim:
