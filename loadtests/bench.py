@@ -256,7 +256,7 @@ def _tree(pid: int) -> Iterator[int]:
 
 
 def summarise(rounds: list[dict[str, Window]]) -> dict[str, dict[str, float]]:
-    """Return, per peer, CPU µs per request (min, quartile, median), rate, latencies, and the ratio to the baseline."""
+    """Return, per peer, CPU µs per request, rate, latencies, and the ratio to the baseline."""
     summary = {}
     for name in rounds[0]:
         windows = [windows[name] for windows in rounds]
@@ -278,7 +278,7 @@ def summarise(rounds: list[dict[str, Window]]) -> dict[str, dict[str, float]]:
 
 def _table(peers: dict[str, dict[str, float]]) -> str:
     lines = [
-        "peer   CPU µs/request: min / quartile / median   requests/s   p50 / p99 ms   × NGINX: median (min–max)"
+        "peer        CPU µs/request: min / quart / median   requests/s   p50 / p99 ms   × NGINX (min–max)"
     ]
     lines += [
         f"{name:<12}{row['cpu_us_min']:>22} / {row['cpu_us_quartile']:>6} / {row['cpu_us_median']:>6}"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from gateway.http.framing import UNTIL_CLOSE, BadFraming, body_of_response, read_length
@@ -68,6 +69,15 @@ _NAMES: dict[bytes, bytes] = {}
 _NAMES_BOUND: Final = 2048
 _LONGEST_NAME: Final = 256
 
+# Whole lines that clients repeat with every request -> the field. Only of names that never hold a secret,
+# and the first so many: who sends others pays for reading them each time, and nobody can push anything out.
+_USUAL_LINES: dict[bytes, tuple[bytes, bytes]] = {}
+_USUAL_NAMES: Final = frozenset(
+    b"accept accept-encoding accept-language connection content-type host server user-agent vary".split()
+)
+_USUAL_BOUND: Final = 1024
+_LONGEST_USUAL: Final = 256
+
 
 def _learn_name(raw: bytes, limits: HeadLimits) -> bytes:
     """Check a field name and return it in lower case. Raises ValueError with the reason."""
@@ -91,14 +101,19 @@ def _read_fields(
     headers: Headers = []
     special: Headers = []
     known = _NAMES
+    usual = _USUAL_LINES
     for line in lines[1:-2]:
-        raw, colon, value = line.partition(b":")
-        if not colon:
-            raise ValueError("a field has no colon")
-        name = known.get(raw) or _learn_name(raw, limits)
-        field = (name, value.strip(b" \t"))
+        field = usual.get(line)
+        if field is None:
+            raw, colon, value = line.partition(b":")
+            if not colon:
+                raise ValueError("a field has no colon")
+            name = known.get(raw) or _learn_name(raw, limits)
+            field = (name, value.strip(b" \t"))
+            if name in _USUAL_NAMES and len(line) <= _LONGEST_USUAL and len(usual) < _USUAL_BOUND:
+                usual[line] = field
         headers.append(field)
-        if name in special_names:
+        if field[0] in special_names:
             special.append(field)
     return headers, special
 
@@ -214,28 +229,26 @@ def _frame_request(method: bytes, target: bytes, minor: int, headers: Headers, s
         raise BadFraming("both Content-Length and Transfer-Encoding")  # RFC 9112 §6.3, item 3
     if host is None and minor == 1:
         raise BadRequest(400, "bad_host", "there is no Host field")  # RFC 9112 §3.2
-    return _build_request(
+    path, query, target = _read_target(method, target, host or b"")
+    if not chunked and length is None:
+        length = 0
+    return Request(
         method,
-        target,
-        minor,
+        path,
         headers,
-        host or b"",
-        None if chunked else length or 0,
-        minor == 1 if wish is None else wish,
-        expect_continue,
+        query=query,
+        target=target,
+        host=host or b"",
+        minor=minor,
+        length=length,
+        body=b"" if length == 0 else None,
+        keep_alive=minor == 1 if wish is None else wish,
+        expect_continue=expect_continue and length != 0,
     )
 
 
-def _build_request(
-    method: bytes,
-    target: bytes,
-    minor: int,
-    headers: Headers,
-    host: bytes,
-    length: int | None,
-    keep_alive: bool,
-    expect_continue: bool,
-) -> Request:
+def _read_target(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return (path, query, target in origin form) of the forms of RFC 9112 §3.2 that are served here."""
     if target[:1] == b"/":
         path, query = split_target(target)
     elif target == b"*":
@@ -247,19 +260,7 @@ def _build_request(
         if read_authority(authority) != host:
             raise BadRequest(400, "bad_host", "the target and the Host field name different hosts")
         path, query = split_target(target)
-    return Request(
-        method,
-        path,
-        headers,
-        query=query,
-        target=target,
-        host=host,
-        minor=minor,
-        length=length,
-        body=b"" if length == 0 else None,
-        keep_alive=keep_alive,
-        expect_continue=expect_continue and length != 0,
-    )
+    return path, query, target
 
 
 def read_connection(value: bytes, wish: bool | None = None) -> bool | None:
@@ -286,15 +287,22 @@ def parse_response_head(head: bytes, method: bytes, limits: HeadLimits) -> tuple
         raise BadResponse("the response's head is too large")
     try:
         lines = _split_lines(head)
-        match = _STATUS.fullmatch(lines[0])
-        if match is None:
-            raise ValueError("the status line is malformed")
+        status, modern = _read_status_line(lines[0])
         if len(lines) - 3 > limits.fields:
             raise ValueError("the response has too many fields")
         headers, special = _read_fields(lines, limits, _SPECIAL_RESPONSE)
-        return _frame_response(int(match[2]), method, match[1] == b"1", headers, special)
+        return _frame_response(status, method, modern, headers, special)
     except ValueError as error:
         raise BadResponse(str(error)) from None
+
+
+@lru_cache(maxsize=256)
+def _read_status_line(line: bytes) -> tuple[int, bool]:
+    """Return (status, whether it is HTTP/1.1)."""
+    match = _STATUS.fullmatch(line)
+    if match is None:
+        raise ValueError("the status line is malformed")
+    return int(match[2]), match[1] == b"1"
 
 
 def _frame_response(

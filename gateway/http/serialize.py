@@ -11,7 +11,7 @@ from __future__ import annotations
 from http.client import responses as _reasons
 from typing import Final
 
-from gateway.http.message import Request, Response
+from gateway.http.message import Request, Response, find
 
 _STATUS_LINES: Final = {
     status: b"HTTP/1.1 %d %b" % (status, _reasons.get(status, "").encode()) for status in range(100, 600)
@@ -65,15 +65,10 @@ def write_response_head(
     connection: `close`, `keep-alive` or nothing to say. date: for the Date field where the response has none
     (RFC 9110 §6.6.1). Raises UnsafeField.
     """
+    headers = response.headers
     lines = [_STATUS_LINES[response.status]]
-    dated = not date
-    for field in response.headers:
-        name = field[0]
-        if name not in _NOT_COPIED:
-            lines.append(b": ".join(field))
-            if name == b"date":
-                dated = True
-    if not dated:
+    lines += [b": ".join(field) for field in headers if field[0] not in _NOT_COPIED]
+    if date and find(headers, b"date") is None:
         lines.append(b"date: " + date)
     if connection:
         lines.append(b"connection: " + connection)

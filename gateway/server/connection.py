@@ -227,7 +227,7 @@ class ServerConnection(asyncio.Protocol):
                 self.transport.pause_reading()
 
     def _read_head(self) -> Request | None:
-        """Take the first request out of the buffer. None while its head is incomplete, or if it is refused."""
+        """Take the first request out of the buffer. None: its head is incomplete, or was refused."""
         host = self._host
         data = self._buffer
         if data[0] == 13 and not self._skipped:  # RFC 9112 §2.2: one empty line before a request is forgiven

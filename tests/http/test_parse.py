@@ -56,7 +56,8 @@ def test_an_unfinished_head_is_not_refused_while_it_may_become_good() -> None:
 
 def test_a_request_is_read_in_full() -> None:
     request = read(
-        b"POST /v2/models/%64igits/./infer?a=1&b=%2f HTTP/1.1\r\nHost: Example.COM:8080\r\nX-API-Key:  k\t\r\n"
+        b"POST /v2/models/%64igits/./infer?a=1&b=%2f HTTP/1.1\r\nHost: Example.COM:8080\r\n"
+        b"X-API-Key:  k\t\r\n"
         b"Content-Length: 12\r\nAccept: a\r\naccept: b\r\n\r\n"
     )
     assert (request.method, request.path, request.query) == (
