@@ -28,10 +28,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from hashlib import blake2b
-from math import ceil, inf
+from math import inf
 from typing import Final, Literal
 
 from gateway.config.kind import REQUIRED, setting
@@ -39,6 +38,7 @@ from gateway.config.schema import Failure
 from gateway.config.units import Rate, parse_rate, render_rate
 from gateway.dialects.tensors import InferRequest, rows
 from gateway.http.message import Headers, Response
+from gateway.http.ratelimit import limit_item, policy_item, quoted
 from gateway.pipeline.context import Context, Slot
 from gateway.pipeline.errors import Refusal
 from gateway.pipeline.filter import EVERYBODY, Filter, FilterKind, Parts, Rule
@@ -201,8 +201,9 @@ class Level:
         self.burst = throttle.size
         self.limit = str(throttle)
         self.on_failure: Failure = throttle.on_store_failure or parts.on_store_failure
-        self.name = _quoted(rule.policy or parts.endpoint)
-        self.member = _policy_member(self.name, throttle)
+        name = rule.policy or parts.endpoint
+        self.name = quoted(name)
+        self.member = policy_item(name, throttle.rate.count, throttle.rate.period, _COUNTED[throttle.cost])
         self._prefix = f"{rule.policy}\0{throttle}\0".encode()
         self._subject, always = _subject(throttle.per, parts)
         self._fixed: Claim | None = None
@@ -219,26 +220,7 @@ class Level:
         return f"<Level {self.rule.policy}: {self.limit}>"
 
 
-def _quoted(name: str) -> bytes:
-    """Write a name as an RFC 9651 string."""
-    plain = name.encode("ascii", "replace").replace(b"\\", b"\\\\").replace(b'"', b'\\"')
-    return b'"' + bytes(sign if 32 <= sign < 127 else 63 for sign in plain) + b'"'
-
-
-def _policy_member(name: bytes, throttle: Throttle) -> bytes:
-    """Write the RateLimit-Policy item; quota and window are whole numbers there."""
-    count, period = throttle.rate.count, throttle.rate.period
-    if not (count.is_integer() and period.is_integer()):
-        exact = (Fraction(count) / Fraction(period)).limit_denominator(86400)
-        count, period = exact.numerator or 1, exact.denominator
-    return b"%b;q=%d;w=%d%b" % (name, count, period, _QUOTA_UNIT[throttle.cost])
-
-
-_QUOTA_UNIT: Final[Mapping[Unit, bytes]] = {
-    "requests": b"",
-    "rows": b';qu="rows"',
-    "bytes": b';qu="content-bytes"',
-}
+_COUNTED: Final[Mapping[Unit, str]] = {"requests": "requests", "rows": "rows", "bytes": "content-bytes"}
 
 
 # What one request spent
@@ -290,10 +272,9 @@ class Spent:
 
 def _fields(level: Level, grant: Grant) -> Headers:
     seconds = grant.reset if grant.allowed else grant.retry_after
-    after = b"" if seconds == inf else b";t=%d" % ceil(seconds)
     return [
         (b"ratelimit-policy", level.member),
-        (b"ratelimit", b"%b;r=%d%b" % (level.name, grant.remaining, after)),
+        (b"ratelimit", limit_item(level.name, grant.remaining, seconds)),
     ]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config.units import Duration, Ratio, Size
-from gateway.filters import degrade, send
+from gateway.filters import degrade, release, send
 from gateway.filters.cache import KIND, Cache
 from gateway.http.message import Headers, Response
 from gateway.pipeline.answers import AnswerStore
@@ -336,6 +336,18 @@ def test_ten_at_once_ask_once() -> None:
     assert [one.down.body for one in sent] == [ANSWER] * 10
     assert status(sent[0]) == b"headgate; fwd=miss; stored"
     assert {status(one) for one in sent[1:]} == {b"headgate; fwd=miss; collapsed"}
+
+
+def test_a_canary_that_sticks_to_predictions_asks_once_too() -> None:
+    traffic = Traffic({"digits-v1": 1, "digits-v2": 1}, versions={"1": "digits-v1", "2": "digits-v2"})
+    traffic.use(release.KIND, release.Release("canary", "1", "2", Ratio(0.5), "prediction"))
+    traffic.use(KIND, Cache(Duration(30.0)))
+    for number in range(20):
+        sent = [traffic.send(body=instances([[number, 2]])) for _ in range(10)]
+        assert len(traffic.upstream.calls) == number + 1
+        traffic.upstream.calls[-1].answer(ANSWER)
+        assert all(one.down.status == 200 for one in sent)
+    assert {one.arm for one in traffic.observer.done} == {"stable", "candidate"}
 
 
 def test_those_who_wait_may_speak_another_dialect() -> None:
