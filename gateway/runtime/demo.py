@@ -16,17 +16,20 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.config.units import parse_address, render_address
 
 PATIENCE = 60.0  # s until everything must be up
-INSTANCES = (  # name, model and version, service, registry's version
-    ("digits-v1-a", "digits=1", "digits", "v1"),
-    ("digits-v1-b", "digits=1", "digits", "v1"),
+FIRST = (  # name, model and version, service, registry's version
     ("digits-v2-a", "digits=2", "digits", "v2"),
     ("digits-lite-a", "digits-lite=1", "digits-lite", "v1"),
+)
+LAST = (  # those that make the gateway ready: who waits for that finds the canary and the lite model, too
+    ("digits-v1-a", "digits=1", "digits", "v1"),
+    ("digits-v1-b", "digits=1", "digits", "v1"),
 )
 
 
@@ -94,10 +97,19 @@ class Demo:
         self._say(f"starting the gateway on {self.http}, admin on {self.admin}")
         self._spawn("gateway", gateway)
         self._until_up("the gateway", f"http://{self.admin}/healthz")
-        for name, model, service, version in INSTANCES:
-            self._say(f"starting {name} (model {model})")
-            self._spawn(name, self.backend(model, service, version))
+        for instances in (FIRST, LAST):
+            for name, model, service, version in instances:
+                self._say(f"starting {name} (model {model})")
+                self._spawn(name, self.backend(model, service, version))
+            self._until("every instance", self._all_registered)
         self._until_up("every pool", f"http://{self.admin}/readyz")
+
+    def _all_registered(self) -> str | None:
+        """None once the gateway knows every instance that was started; else what is missing."""
+        with urllib.request.urlopen(f"http://{self.admin}/instances", timeout=1) as answer:
+            known = len(json.load(answer))
+        wanted = len(self.children) - 1
+        return None if known >= wanted else f"{known} of {wanted} have registered"
 
     def backend(self, model: str, service: str, version: str) -> list[str]:
         """The command that runs one model server."""
@@ -117,22 +129,30 @@ class Demo:
         self.children.append(Child(name, command, process, log))
 
     def _until_up(self, what: str, url: str) -> None:
+        def ask() -> str | None:
+            with urllib.request.urlopen(url, timeout=1) as answer:
+                return None if answer.status == 200 else f"it answers {answer.status}"
+
+        self._until(what, ask)
+
+    def _until(self, what: str, look: Callable[[], str | None]) -> None:
+        """Wait until `look` finds no more reason to wait. Raises DemoFailed."""
         end = time.monotonic() + PATIENCE
-        reason = "no answer"
-        while time.monotonic() < end:
+        while True:
             for child in self.children:
                 if child.process.poll() is not None:
                     raise DemoFailed(f"{child.name} ended:\n{_tail(child.log)}{_advice(child.log)}")
             try:
-                with urllib.request.urlopen(url, timeout=1) as answer:
-                    if answer.status == 200:
-                        return
+                reason = look()
             except urllib.error.HTTPError as error:
                 reason = error.read().decode("utf-8", "replace")
             except OSError as error:
                 reason = str(error)
+            if reason is None:
+                return
+            if time.monotonic() > end:
+                raise DemoFailed(f"{what} did not come up within {PATIENCE:g} s: {reason}")
             time.sleep(0.1)
-        raise DemoFailed(f"{what} did not come up within {PATIENCE:g} s: {reason}")
 
     def _wait(self) -> None:
         """Report deaths, until Ctrl-C or the gateway ends."""
