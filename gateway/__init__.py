@@ -1,3 +1,3 @@
-"""Headgate: the gateway in front of machine-learning models. Start reading at gateway/pipeline/exchange.py."""
+"""Headgate: the gateway in front of machine-learning models. Start at gateway/pipeline/exchange.py."""
 
 __version__ = "0.1.0"

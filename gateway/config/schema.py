@@ -221,20 +221,13 @@ class Limits:
         Size(4 * _MIB), "body held whole because a verb needs it (rows, validation, cache)", example="4MiB"
     )
     answer_bytes: Size = setting(
-        Size(16 * _MIB), "answer held whole because it is translated or cached", example="16MiB"
+        Size(16 * _MIB), "answer held whole because it is translated", example="16MiB"
     )
     stream_buffer: Size = setting(
         Size(64 * _KIB),
         "bytes in flight per direction before the sender is paused",
         example="64KiB",
         at_least=1024,
-    )
-    trailer_bytes: Size = setting(Size(8 * _KIB), "trailer fields after a chunked body")
-    chunk_extension_bytes: Size = setting(Size(1 * _KIB), "chunk extensions of one chunk")
-    json_depth: int = setting(32, "nesting of a JSON body that is read", "levels", at_least=1)
-    token_bytes: Size = setting(Size(8 * _KIB), "bearer token or API key")
-    pipelined: int = setting(
-        16, "requests of one connection that may wait for the one before", "requests", at_least=1
     )
     connections: int = setting(10_000, "client connections of one worker", "connections", at_least=1)
     connections_per_client: int = setting(
@@ -249,11 +242,10 @@ class Limits:
     request_timeout: Duration = setting(
         Duration(60.0), "whole exchange, where no timeout verb says otherwise", example="60s"
     )
-    requests_per_connection: int = setting(10_000, "then the connection is closed", "requests", at_least=1)
     drain: Duration = setting(
         Duration(30.0), "how long requests under way may take to end after SIGTERM", example="30s"
     )
-    underscores: Literal["reject", "drop", "pass"] = setting(
+    underscores: Literal["reject", "pass"] = setting(
         "reject", "header names with an underscore, which some servers confuse with a hyphen"
     )
     trusted_proxies: tuple[Network, ...] = setting(
@@ -467,8 +459,9 @@ class IssuerConfig:
         if not self.audiences or not self.algorithms:
             raise ValueError("expected at least one audience and one algorithm, found an empty list")
         url = urlsplit(self.jwks)
-        if url.scheme == "http" and url.hostname not in ("127.0.0.1", "::1", "localhost"):
-            raise ValueError("expected https:// or a file, found an unprotected http:// URL for jwks")
+        local = url.scheme == "http" and url.hostname in ("127.0.0.1", "::1", "localhost")
+        if "://" in self.jwks and url.scheme != "https" and not local:
+            raise ValueError(f"expected https:// or a file for jwks, found {url.scheme}://")
 
 
 # What cuts across

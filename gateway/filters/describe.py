@@ -34,8 +34,11 @@ class Describe(Filter):
     def on_request(self, ctx: Context) -> Eventual[Response | Refusal | None]:
         """Answer what asks about the model."""
         target, dialect = ctx.target, ctx.dialect
-        if target is None or dialect is None or target.operation not in DESCRIBING:
+        if target is None or dialect is None or target.operation is Operation.INFER:
             return None
+        if target.operation not in DESCRIBING:
+            what = f"{target.operation.value} is not served here; send a prediction instead"
+            return Refusal(501, "unsupported", what)
         if target.operation is not Operation.METADATA:
             wanted = ctx.version if target.version or target.label else ""
             status, headers, body = dialect.write_status(target, self._states(ctx, wanted))
@@ -46,9 +49,7 @@ class Describe(Filter):
         known = self._signatures.signature(ctx.pool, ctx.pool.model or self._model, "")
         if not isinstance(known, Promise):
             return self._metadata(dialect, version, known)
-        later: Promise[Response | Refusal | None] = Promise()
-        known.then(lambda signature: later.resolve(self._metadata(dialect, version, signature)), later.reject)
-        return later
+        return known.chain(lambda signature: self._metadata(dialect, version, signature))
 
     def _metadata(self, dialect: Dialect, version: str, signature: Signature | None) -> Response | Refusal:
         if signature is None:

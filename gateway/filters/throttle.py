@@ -413,6 +413,7 @@ class Throttling(Filter):
                 also.give_back(self._clock.now())
             return
         self.would_refuse += 1
+        ctx.rehearsed += ((also.levels[0].rule.policy, "rate_limited"),)
         if ctx.trail is not None:
             _note(ctx, also.levels[0], grant, "would refuse")
 

@@ -17,12 +17,16 @@ HOP_BY_HOP: Final = frozenset(
 )
 
 
-def end_to_end(headers: Headers, drop: frozenset[bytes] = HOP_BY_HOP) -> Headers:
+def end_to_end(headers: Headers, drop: frozenset[bytes] = HOP_BY_HOP, prefix: bytes | None = None) -> Headers:
     """Return the fields that go on to the other side, in order; a new list.
 
-    drop: HOP_BY_HOP joined with any other names that must not pass, joined once when the snapshot is built.
+    drop: HOP_BY_HOP joined with any other names that must not pass, joined once. prefix: names that begin so
+    must not pass either.
     """
-    kept = [field for field in headers if field[0] not in drop]
+    if prefix is None:
+        kept = [field for field in headers if field[0] not in drop]
+    else:
+        kept = [field for field in headers if field[0] not in drop and not field[0].startswith(prefix)]
     for name, value in headers:
         if name == b"connection":
             named = _named(headers, value)

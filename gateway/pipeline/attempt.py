@@ -130,14 +130,16 @@ class Attempt:
     def cancel(self, outcome: Outcome) -> None:
         """Give it up; `outcome` says what that means for the instance."""
         if not self._over:
+            call = self._call
             self._release(outcome)
-            if self._call is not None:
-                self._call.cancel()
+            if call is not None:
+                call.cancel()
 
     def _release(self, outcome: Outcome) -> None:
         if self._over:
             return
         self._over = True
+        self._call = None  # call and attempt hold each other: the collector should not have to part them
         now = self._gateway.clock.now()
         self._held.release(outcome, self._held.latency or now - self._sent, now)
 

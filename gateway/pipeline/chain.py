@@ -10,6 +10,7 @@ specific per request; a rule with `enforce: false` decides and is recorded, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 from gateway.http.message import Response
 from gateway.pipeline.context import Context, Slot
@@ -168,7 +169,7 @@ class Chosen(Filter):
 class Rehearsed(Filter):
     """A rule with `enforce: false`: it decides, the record and the counters see it, the request doesn't.
 
-    It rehearses whether the request would pass; it never touches answers.
+    It acts on a copy of the request's context, so that whatever it chooses or lets in stays a rehearsal.
     """
 
     moments = frozenset({"on_request", "on_done"})
@@ -179,40 +180,42 @@ class Rehearsed(Filter):
         self.place = inner.place
         self.needs_body = inner.needs_body
         self.rule = rule
-        self.would_refuse = 0  # requests, since this filter was built
         self._clock = clock
-        self._rehearsing: Slot[bool] = Slot()
+        self._shadow: Slot[Context] = Slot()
 
     def on_request(self, ctx: Context) -> Eventual[Response | Refusal | None]:
         """Decide, and let pass."""
         if not self.rule.applies(ctx.principal, self._clock.wall()):
             return None
-        self._rehearsing.set(ctx, True)
-        verdict = self.inner.on_request(ctx)
+        shadow = copy(ctx)
+        shadow.slots = None
+        self._shadow.set(ctx, shadow)
+        verdict = self.inner.on_request(shadow)
         if isinstance(verdict, Promise):
             passed: Promise[Response | Refusal | None] = Promise()
 
             def decided(late: Response | Refusal | None) -> None:
-                self._count(ctx, late)
+                self._note(ctx, late)
                 passed.resolve(None)
 
             verdict.then(decided, lambda _: passed.resolve(None))
             return passed
-        self._count(ctx, verdict)
+        self._note(ctx, verdict)
         return None
 
     def on_done(self, ctx: Context) -> None:
         """Release what the rehearsal took."""
-        if self._rehearsing.get(ctx):
-            self.inner.on_done(ctx)
+        shadow = self._shadow.get(ctx)
+        if shadow is not None:
+            self.inner.on_done(shadow)
 
     def close(self) -> None:
         """Close what rehearses."""
         self.inner.close()
 
-    def _count(self, ctx: Context, verdict: Response | Refusal | None) -> None:
+    def _note(self, ctx: Context, verdict: Response | Refusal | None) -> None:
         if isinstance(verdict, Refusal):
-            self.would_refuse += 1
+            ctx.rehearsed += ((self.rule.policy, verdict.code),)
             if ctx.trail is not None:
-                verdict_text = f"would refuse: {verdict.code}"
-                ctx.note(self.name, verdict_text, self.rule.policy, self.rule.origin, verdict.details)
+                would = f"would refuse: {verdict.code}"
+                ctx.note(self.name, would, self.rule.policy, self.rule.origin, verdict.details)

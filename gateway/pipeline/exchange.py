@@ -66,42 +66,26 @@ def begin(gateway: Gateway, request: Request, peer: Peer, down: Downstream) -> E
 class Exchange:
     """One request through the gateway. Implements ports.Receiver."""
 
-    __slots__ = (
-        "_attempt",
-        "_collected",
-        "_collected_size",
-        "_down",
-        "_entered",
-        "_forward",
-        "_gateway",
-        "_reached",
-        "_resume",
-        "_softened",
-        "_timer",
-        "_tried",
-        "_waiting",
-        "_whole",
-        "ctx",
-        "phase",
-    )
+    # Most requests set few of these: defaults on the class cost nothing per request.
+    phase = Phase.NEW
+    _entered = -1  # position of the last filter whose on_request ran
+    _reached = -1  # filters up to here see the answer
+    _resume = 0  # index in chain.on_request to go on with
+    _collected: list[bytes] | None = None
+    _collected_size = 0
+    _complete = False  # what is collected is the answer's body, to its end
+    _forward: Forward | None = None
+    _attempt: Attempt | None = None
+    _tried: tuple[Instance, ...] = ()
+    _softened = False  # degraded once already
+    _whole: Response | None = None  # a head whose body is being read whole
+    _timer: Cancellable | None = None  # guards what no connection guards: waiting
+    _waiting = 0  # ticket: a late promise with an old ticket is ignored
 
     def __init__(self, ctx: Context, down: Downstream, gateway: Gateway) -> None:
         self.ctx = ctx
-        self.phase = Phase.NEW
         self._down = down
         self._gateway = gateway
-        self._entered = -1  # position of the last filter whose on_request ran
-        self._reached = -1  # filters up to here see the answer
-        self._resume = 0  # index in chain.on_request to go on with
-        self._collected: list[bytes] = []
-        self._collected_size = 0
-        self._forward: Forward | None = None
-        self._attempt: Attempt | None = None
-        self._tried: list[Instance] = []
-        self._softened = False  # degraded once already
-        self._whole: Response | None = None  # a head whose body is being read whole
-        self._timer: Cancellable | None = None  # guards what no connection guards: waiting
-        self._waiting = 0  # ticket: a late promise with an old ticket is ignored
 
     # Finding the endpoint
 
@@ -185,17 +169,25 @@ class Exchange:
     def _collect_chunk(self, data: bytes, last: bool) -> None:
         assert self.ctx.endpoint is not None
         if data:
-            self._collected.append(data)
-            self._collected_size += len(data)
+            self._keep(data)
         if self._collected_size > self.ctx.endpoint.body_limit:
             limit = self.ctx.endpoint.body_limit
             self._fail(BodyTooLarge(f"the body is larger than the {limit} bytes allowed here"))
         elif last:
-            self.ctx.request.body = b"".join(self._collected)
-            self.ctx.request.length = self._collected_size
-            self._collected.clear()
+            self.ctx.request.body = body = self._take_kept()
+            self.ctx.request.length = len(body)
             self.phase = Phase.DECIDING
             self._decide(self._resume)
+
+    def _keep(self, data: bytes) -> None:
+        if self._collected is None:
+            self._collected = []
+        self._collected.append(data)
+        self._collected_size += len(data)
+
+    def _take_kept(self) -> bytes:
+        kept, self._collected, self._collected_size = self._collected, None, 0
+        return b"".join(kept) if kept else b""
 
     def on_body(self, data: bytes, last: bool) -> None:
         """A piece of the request's body came in."""
@@ -278,7 +270,7 @@ class Exchange:
             return
         ctx.attempts += 1
         ctx.instance = held.instance
-        self._tried.append(held.instance)
+        self._tried += (held.instance,)
         if ctx.dry:
             held.release(Outcome.IGNORED, 0.0, ctx.now)
             self._answer(answer.would_send(ctx, self._forward.request))
@@ -304,8 +296,7 @@ class Exchange:
             bound = self._forward.answer_limit or ctx.want_whole
             if bound and (response.length is None or response.length <= bound):
                 self._whole = response
-                self._collected.clear()
-                self._collected_size = 0
+                self._take_kept()
                 return
             if self._forward.answer_limit:
                 self._drop_attempt(Outcome.SUCCESS)
@@ -322,11 +313,10 @@ class Exchange:
         elif self.phase is Phase.STREAMING:
             self._stream(data, last)
         else:  # the head is still with a filter that asked for time: hold what comes meanwhile
-            self._collected.append(data)
-            self._collected_size += len(data)
+            self._keep(data)
             if last:
                 self._end_attempt(None)
-                self._resume = -1
+                self._complete = True
             elif self._attempt is not None:
                 self._attempt.pause()
 
@@ -371,12 +361,10 @@ class Exchange:
 
     def _gather(self, head: Response, data: bytes, last: bool) -> None:
         assert self._forward is not None
-        self._collected.append(data)
-        self._collected_size += len(data)
+        self._keep(data)
         if last:
-            head.body = b"".join(self._collected)
+            head.body = self._take_kept()
             head.length = len(head.body)
-            self._collected.clear()
             self._whole = None
             self._end_attempt(head)
             self._translate(head)
@@ -386,9 +374,6 @@ class Exchange:
                 self._drop_attempt(Outcome.SUCCESS)
                 self._fail(UpstreamAnswerTooLarge("the answer is too large to be translated"))
             else:  # nobody can have it whole: let it stream
-                held = b"".join(self._collected)
-                self._collected.clear()
-                self._collected.append(held)
                 self._translate(head)
 
     def _translate(self, response: Response) -> None:
@@ -446,8 +431,7 @@ class Exchange:
             return
         self.phase = Phase.STREAMING
         self._down.begin(response)
-        held, complete = b"".join(self._collected), self._resume == -1
-        self._collected.clear()
+        held, complete = self._take_kept(), self._complete
         if held or complete:
             self._stream(held, complete)
         if self._attempt is not None:
@@ -497,6 +481,7 @@ class Exchange:
         self._answer(answer.refused(ctx, refusal))
 
     def _fail(self, error: GatewayError) -> None:
+        self._drop_attempt(Outcome.IGNORED)
         ctx = self.ctx
         ctx.error = error
         self._reached = max(self._reached, self._entered)
@@ -517,7 +502,7 @@ class Exchange:
             self._answer(lesser)
         else:
             self.ctx.pool = lesser
-            self._tried.clear()
+            self._tried = ()
             self._route()
         return True
 
@@ -530,18 +515,21 @@ class Exchange:
     # Waiting: a promise, or a body. Connections guard their own calls; this guards the rest.
 
     def _start_waiting(self) -> int:
-        self._waiting += 1
+        self._forget_waiting()
         self._timer = self._gateway.timers.at(self.ctx.deadline, self._out_of_time)
         return self._waiting
+
+    def _forget_waiting(self) -> None:
+        self._waiting += 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _stop_waiting(self, ticket: int) -> bool:
         """Tell whether the exchange still waits for this one."""
         if ticket != self._waiting or self.phase is Phase.DONE:
             return False
-        self._waiting += 1
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._forget_waiting()
         self.ctx.now = self._gateway.clock.now()
         return True
 
@@ -595,10 +583,8 @@ class Exchange:
         if self.phase is Phase.DONE:
             return
         self.phase = Phase.DONE
-        self._waiting += 1
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._forget_waiting()
+        self._drop_attempt(Outcome.IGNORED)  # only where a filter gave another answer than the one under way
         ctx = self.ctx
         ctx.now = ctx.finished = self._gateway.clock.now()
         self._gateway.pressure.in_flight -= 1

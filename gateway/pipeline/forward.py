@@ -18,12 +18,10 @@ from gateway.http.forwarded import FORWARDED_FIELDS
 from gateway.http.hop_by_hop import HOP_BY_HOP, end_to_end
 from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.context import Context
-from gateway.pipeline.errors import GatewayError, Refusal, UpstreamUnreadable
+from gateway.pipeline.errors import Refusal, UpstreamUnreadable
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.prediction import Signatures, read_prediction, refuse_invalid
 from gateway.pipeline.promise import Eventual, Promise
-
-ANSWER_LIMIT = 64 * 1024 * 1024  # bytes of an answer that is read whole to be translated
 
 
 class Forward:
@@ -54,7 +52,7 @@ class Translated(Forward):
         theirs: Dialect,
         signature: Signature | None,
     ) -> None:
-        super().__init__(request, ANSWER_LIMIT)
+        super().__init__(request, ctx.snapshot.answer_limit)
         self._ctx = ctx
         self._infer = infer
         self._theirs = theirs
@@ -98,38 +96,17 @@ def forward(ctx: Context, pool: Pool, signatures: Signatures) -> Eventual[Forwar
     """Make the upstream request for this pool. Translation needs the whole body in ctx.request.body."""
     if not translates(ctx, pool):
         return Forward(_unchanged(ctx, pool))
+
+    def translate(infer: InferRequest | Refusal) -> Eventual[Forward | Refusal]:
+        if isinstance(infer, Refusal):
+            return infer
+        known = signatures.signature(pool, pool.model or infer.model, ctx.version)
+        if isinstance(known, Promise):
+            return known.chain(lambda late: _write(ctx, pool, infer, late))
+        return _write(ctx, pool, infer, known)
+
     read = read_prediction(ctx, signatures)
-    if not isinstance(read, Promise):
-        return _translated(ctx, pool, signatures, read)
-    later: Promise[Forward | Refusal] = Promise()
-
-    def then(infer: InferRequest | Refusal) -> None:
-        try:
-            made = _translated(ctx, pool, signatures, infer)
-        except GatewayError as error:
-            later.reject(error)
-            return
-        if isinstance(made, Promise):
-            made.then(later.resolve, later.reject)
-        else:
-            later.resolve(made)
-
-    read.then(then, later.reject)
-    return later
-
-
-def _translated(
-    ctx: Context, pool: Pool, signatures: Signatures, infer: InferRequest | Refusal
-) -> Eventual[Forward | Refusal]:
-    if isinstance(infer, Refusal):
-        return infer
-    model = pool.model or infer.model
-    signature = signatures.signature(pool, model, ctx.version)
-    if not isinstance(signature, Promise):
-        return _write(ctx, pool, infer, signature)
-    later: Promise[Forward | Refusal] = Promise()
-    signature.then(lambda known: later.resolve(_write(ctx, pool, infer, known)), later.reject)
-    return later
+    return read.chain(translate) if isinstance(read, Promise) else translate(read)
 
 
 def _write(ctx: Context, pool: Pool, infer: InferRequest, signature: Signature | None) -> Forward | Refusal:
@@ -177,26 +154,20 @@ def _unchanged(ctx: Context, pool: Pool) -> Request:
 
 
 def _fields(ctx: Context) -> Headers:
-    """Return the client's end-to-end fields without its credential and our own names, and add what we vouch
-    for.
-    """
+    """Return the client's end-to-end fields without its credential and our names; add what we vouch for."""
+    fields = end_to_end(ctx.request.headers, _NOT_FORWARDED, b"x-headgate-")
     strip = ctx.credential_field
-    fields = [
-        field
-        for field in end_to_end(ctx.request.headers, _NOT_FORWARDED)
-        if field[0] != strip and not field[0].startswith(b"x-headgate-")
-    ]
+    if strip:
+        fields = [field for field in fields if field[0] != strip]
     fields += ctx.forwarded
-    if ctx.request_id:
-        fields.append((b"x-request-id", ctx.request_id))
-    if ctx.traceparent:
-        fields.append((b"traceparent", ctx.traceparent))
-    if ctx.principal is not None:
-        fields.append((b"x-headgate-principal", ctx.principal.name.encode("utf-8")))
-        if ctx.principal.plan:
-            fields.append((b"x-headgate-plan", ctx.principal.plan.encode("utf-8")))
-        if ctx.principal.tenant:
-            fields.append((b"x-headgate-tenant", ctx.principal.tenant.encode("utf-8")))
+    fields += ((b"x-request-id", ctx.request_id), (b"traceparent", ctx.traceparent))
+    principal = ctx.principal
+    if principal is not None:
+        fields.append((b"x-headgate-principal", principal.name.encode("utf-8")))
+        if principal.plan:
+            fields.append((b"x-headgate-plan", principal.plan.encode("utf-8")))
+        if principal.tenant:
+            fields.append((b"x-headgate-tenant", principal.tenant.encode("utf-8")))
     return fields
 
 

@@ -26,16 +26,17 @@ def identify(ctx: Context, ids: Ids) -> None:
             request_id = value
         elif name == b"traceparent":
             parent = value
+    ours = b""  # request id and trace id are the same where both begin here
     if request_id is not None and REQUEST_ID.fullmatch(request_id):
         ctx.request_id = request_id
     else:
-        ctx.request_id = ids.request_id()
+        ctx.request_id = ours = ids.request_id()
     known = None if parent is None else TRACEPARENT.fullmatch(parent)
     if known is not None:
         ctx.trace_id, ctx.parent_span = known[1], known[2]
         ctx.sampled = bool(int(known[3], 16) & 1)
     else:
-        ctx.trace_id = ids.request_id()
+        ctx.trace_id = ours or ids.request_id()
         share = ctx.snapshot.trace_share
         ctx.sampled = share > 0.0 and ids.chance() < share
     ctx.span_id = ids.span_id()

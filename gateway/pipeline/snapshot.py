@@ -21,11 +21,22 @@ class Endpoint:
     """What clients call, as built: a chain of filters and the pool that serves unless a filter sends
     elsewhere.
 
-    pools: all that its requests may come to. model: "" for an endpoint that matches by path. versions: version -> pool; labels: label -> version.
-    body_limit: bytes a body may have where it must be whole; larger ones are refused with 413.
+    pools: all that its requests may come to. model: "" for an endpoint that matches by path. versions:
+    version -> pool; labels: label -> version. body_limit: bytes a body may have where it must be whole;
+    larger ones are refused with 413.
     """
 
-    __slots__ = ("body_limit", "chain", "label_versions", "model", "name", "origin", "pool", "pools", "versions")
+    __slots__ = (
+        "body_limit",
+        "chain",
+        "label_versions",
+        "model",
+        "name",
+        "origin",
+        "pool",
+        "pools",
+        "versions",
+    )
 
     def __init__(
         self,
@@ -78,4 +89,5 @@ class Snapshot:
     forwarding: Forwarding
     default_timeout: float = 60.0  # s
     trace_share: float = 0.0  # of requests whose caller did not decide
+    answer_limit: int = 16 * 1024 * 1024  # bytes of an answer that is read whole to be translated
     replay_limit: int = 64 * 1024  # bytes: bodies up to this are read whole, so that they can be sent twice

@@ -9,13 +9,13 @@ from are; so buckets, breakers, connections and caches survive every edit that d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.config import resolve
 from gateway.config.kind import Placed
-from gateway.config.schema import EndpointConfig, PoolConfig, PrincipalConfig, Schema
+from gateway.config.schema import EndpointConfig, IssuerConfig, PoolConfig, PrincipalConfig, Schema
 from gateway.filters.catalog import ALWAYS, ALWAYS_FOR_MODELS, DEFAULTS, FILTER_KINDS, KINDS, place_of
 from gateway.http.forwarded import Forwarding
 from gateway.pipeline.answers import AnswerStore
@@ -41,7 +41,7 @@ class Ports:
     local_counters: CounterStore
     blobs: BlobStore | None
     answers: AnswerStore
-    issuers: Mapping[str, KeySource]
+    issuers: Callable[[Iterable[IssuerConfig]], Mapping[str, KeySource]]
     signatures: Signatures
     pressure: Pressure
     gateways: Callable[[], int]
@@ -66,6 +66,7 @@ def build(schema: Schema, digest: str, ports: Ports, previous: Built | None) -> 
         name: _pool(config, verbs.get(name, {}), ports, previous) for name, config in schema.pools.items()
     }
     directory = _directory(schema, previous)
+    issuers = ports.issuers(schema.issuers.values())
     snapshot = Snapshot(
         version=1 if previous is None else previous.snapshot.version + 1,
         digest=digest,
@@ -74,11 +75,12 @@ def build(schema: Schema, digest: str, ports: Ports, previous: Built | None) -> 
         find_endpoint=Routes((), ()).find,
         forwarding=Forwarding([str(network) for network in schema.limits.trusted_proxies]),
         default_timeout=schema.limits.request_timeout,
-        trace_share=schema.telemetry.sample,
+        trace_share=schema.telemetry.sample if schema.telemetry.otlp else 0.0,
+        answer_limit=schema.limits.answer_bytes,
     )
     built = Built(snapshot, schema, dict(schema.pools))
     endpoints = {
-        name: _endpoint(schema, config, pools, directory, ports, previous, built)
+        name: _endpoint(schema, config, pools, directory, issuers, ports, previous, built)
         for name, config in schema.endpoints.items()
     }
     routes = Routes(
@@ -169,6 +171,7 @@ def _endpoint(
     config: EndpointConfig,
     pools: Mapping[str, Pool],
     directory: Directory,
+    issuers: Mapping[str, KeySource],
     ports: Ports,
     previous: Built | None,
     built: Built,
@@ -186,7 +189,7 @@ def _endpoint(
         blobs=ports.blobs,
         answers=ports.answers,
         directory=directory,
-        issuers=ports.issuers,
+        issuers=issuers,
         issuer_configs=schema.issuers,
         signatures=ports.signatures,
         pressure=ports.pressure,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -53,13 +54,15 @@ from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.metrics import Metrics, gauge
 from gateway.telemetry.observer import Telemetry
 from gateway.telemetry.tracing import Tracing
+from gateway.upstream.asking import make_session
 from gateway.upstream.health import HealthChecks
-from gateway.upstream.issuers import Jwks
+from gateway.upstream.issuers import Issuers
 from gateway.upstream.signatures import ModelSignatures
 from gateway.upstream.upstream import HttpUpstream
 
 LOOK = 0.05  # s between two looks at the event loop's lag
 LAGS = 20  # looks of which the p90 counts
+TOLERABLE_LAG = 0.1  # s: a machine that stutters is no reason to refuse anybody
 
 log = logging.getLogger("headgate")
 
@@ -77,7 +80,7 @@ class Worker:
         self._ids = SystemIds()
         self._stack = AsyncExitStack()
         self._session: aiohttp.ClientSession | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # Starting
 
@@ -131,17 +134,19 @@ class Worker:
             for endpoint in built.snapshot.endpoints.values()
             for pool in (*endpoint.versions.values(), *endpoint.pools)
         }
+        self._issuers.retire(built.schema.issuers.values())
+        if built.schema.issuers:
+            self._own(self._issuers.warm(), "issuers' keys")
         self._health.watch((pool, models.get(pool.name, pool.model)) for pool in pools.values())
 
     def _own(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.append(task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                auto_decompress=False, connector=aiohttp.TCPConnector(limit=64, keepalive_timeout=15)
-            )
+            self._session = make_session()
         return self._session
 
     async def _close_session(self) -> None:
@@ -195,12 +200,8 @@ class Worker:
         if not schema.stores.cache.in_memory:
             blobs = RedisBlobs(await self._open_redis(schema.stores.cache, "cache"))
         self._answers = AnswerStore(schema.stores.cache.size, blobs)
-        issuers = {
-            name: Jwks(
-                name, issuer.jwks, self._http, self._clock.now, refresh=issuer.refresh, folder=self._folder
-            )
-            for name, issuer in schema.issuers.items()
-        }
+        self._issuers = Issuers(self._http, self._clock.now, self._folder)
+        self._stack.push_async_callback(self._issuers.close)
         return Ports(
             clock=self._clock,
             ids=self._ids,
@@ -208,7 +209,7 @@ class Worker:
             local_counters=local,
             blobs=blobs,
             answers=self._answers,
-            issuers=issuers,
+            issuers=self._issuers.follow,
             signatures=self._signatures,
             pressure=self._pressure,
             gateways=_alone,
@@ -243,14 +244,15 @@ class Worker:
 
     async def _watch_pressure(self) -> None:
         """Measure how late the event loop is, and how full the gateway and its pools are."""
-        gauge = Gauge()
+        gauge = Gauge(tolerable_lag=TOLERABLE_LAG, relief=0.5)
         lags = [0.0] * LAGS
         turn = 0
         while True:
-            before = self._clock.now()
+            before, worked = self._clock.now(), time.thread_time()
             await asyncio.sleep(LOOK)
             now = self._clock.now()
-            lags[turn % LAGS] = max(0.0, now - before - LOOK)
+            # Our own work only: a machine that gave the processor to others is no overload of ours.
+            lags[turn % LAGS] = max(0.0, min(now - before - LOOK, time.thread_time() - worked))
             turn += 1
             pressure = self._pressure
             pressure.lag = sorted(lags)[int(0.9 * (LAGS - 1))]
@@ -368,9 +370,10 @@ class Worker:
         broken = 0
         if hasattr(self, "_listener"):
             broken = await self._listener.drain(self.schema.limits.drain)
-        for task in self._tasks:
+        tasks = tuple(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._stack.aclose()
         return broken
 

@@ -168,6 +168,8 @@ def record(ctx: Context, epoch: float) -> dict[str, object]:
         line["why"] = str(ctx.error)
     elif ctx.answered_by:
         line["decided_by"] = ctx.answered_by
+    if ctx.rehearsed:
+        line["would_refuse"] = [f"{policy}: {code}" for policy, code in ctx.rehearsed]
     if ctx.sampled:
         line["trace_id"] = ctx.trace_id.decode("latin-1")
     return line

@@ -46,6 +46,7 @@ class Metrics:
     def __init__(self) -> None:
         self.series: dict[tuple[str, int], Series] = {}
         self.refusals: dict[tuple[str, str, str], int] = {}  # endpoint, policy, code
+        self.rehearsed: dict[tuple[str, str, str], int] = {}  # endpoint, policy, code
         self.errors: dict[tuple[str, str], int] = {}  # endpoint, code
         self.cache: dict[tuple[str, str], int] = {}  # endpoint, status
         self.degraded: dict[tuple[str, str], int] = {}  # endpoint, step
@@ -79,6 +80,8 @@ class Metrics:
                 self.retries[pool] = self.retries.get(pool, 0) + ctx.attempts - 1
         if ctx.refusal is not None:
             _count(self.refusals, (endpoint, ctx.refusal.policy or ctx.answered_by, ctx.refusal.code))
+        for policy, code in ctx.rehearsed:
+            _count(self.rehearsed, (endpoint, policy, code))
         if ctx.error is not None:
             _count(self.errors, (endpoint, ctx.error.code))
         if ctx.cache_status:
@@ -91,6 +94,12 @@ class Metrics:
         yield from self._collect_requests()
         yield _counter(
             "headgate_refusals", "Requests refused.", ("endpoint", "policy", "code"), self.refusals
+        )
+        yield _counter(
+            "headgate_rehearsed_refusals",
+            "What policies with `enforce: false` would refuse.",
+            ("endpoint", "policy", "code"),
+            self.rehearsed,
         )
         yield _counter("headgate_errors", "Requests failed.", ("endpoint", "code"), self.errors)
         yield _counter("headgate_cache", "What the cache said.", ("endpoint", "status"), self.cache)

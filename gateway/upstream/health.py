@@ -17,6 +17,7 @@ import aiohttp
 
 from gateway.dialects.catalogue import BY_NAME
 from gateway.pipeline.pool import Instance, Pool
+from gateway.upstream.asking import read_bounded
 
 LIMIT = 64 * 1024  # bytes of an answer
 
@@ -76,7 +77,7 @@ class HealthChecks:
         url = f"http://{instance.authority.decode()}{path}"
         try:
             async with self._session().get(url, timeout=timeout, allow_redirects=False) as response:
-                body = await response.content.read(LIMIT)
+                body = await read_bounded(response, LIMIT)
         except (aiohttp.ClientError, OSError, TimeoutError):
             return False
         if pool.settings.health.path or pool.speaks not in BY_NAME:

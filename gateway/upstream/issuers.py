@@ -262,13 +262,20 @@ class Issuers:
         self._made: dict[tuple[str, str, Duration], Jwks] = {}
 
     def follow(self, configs: Iterable[IssuerConfig]) -> dict[str, KeySource]:
-        """Return the key source of every issuer by name; unchanged ones keep theirs, and so their keys."""
+        """Return the key source of every issuer by name; unchanged ones keep theirs, and so their keys.
+
+        May be called from the thread that builds; those no longer named go on until `retire`.
+        """
         wanted = {(config.name, config.jwks, config.refresh): config for config in configs}
         made = {key: self._made.get(key) or self._make(config) for key, config in wanted.items()}
-        for key in self._made.keys() - made.keys():
-            self._made[key].stop()
-        self._made = made
+        self._made = {**self._made, **made}
         return {name: jwks for (name, _, _), jwks in made.items()}
+
+    def retire(self, configs: Iterable[IssuerConfig]) -> None:
+        """Stop all others: the policies that named them run no longer."""
+        wanted = {(config.name, config.jwks, config.refresh) for config in configs}
+        for key in self._made.keys() - wanted:
+            self._made.pop(key).stop()
 
     async def warm(self) -> None:
         """Fetch all keys before the first token asks for them."""

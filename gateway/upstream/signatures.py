@@ -21,6 +21,7 @@ from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.metadata import Metadata, Signature
 from gateway.pipeline.pool import Instance, Pool
 from gateway.pipeline.promise import Eventual, Promise
+from gateway.upstream.asking import read_bounded
 
 REFRESH = 60.0  # s
 PAUSE = 1.0  # s
@@ -115,7 +116,7 @@ class ModelSignatures:
             async with self._session().request(
                 call.method.decode(), url, data=call.body or None, timeout=TIMEOUT, allow_redirects=False
             ) as response:
-                body = await response.content.read(LIMIT)
+                body = await read_bounded(response, LIMIT)
                 if response.status != 200:
                     return None
                 return dialect.read_metadata(body)

@@ -152,7 +152,7 @@ def test_all_problems_of_all_files_come_in_one_run(tmp_path):
         ("listen: {tls: {}}", "expected http or admin, found 'tls'"),
         (
             "issuers: {i: {issuer: a, audiences: b, jwks: 'http://id.example/k'}}",
-            "expected https:// or a file, found an unprotected http:// URL",
+            "expected https:// or a file for jwks, found http://",
         ),
         ("log: {sample: 20}", "did you mean '20%'"),
         (
