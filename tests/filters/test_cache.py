@@ -289,6 +289,15 @@ def test_a_stale_answer_is_there_for_degrade_when_the_pool_is_dead() -> None:
     assert traffic.send().down.status == 503
 
 
+def test_an_answer_that_may_be_given_while_revalidating_is_not_one_for_errors() -> None:
+    traffic = cached(stale_while_revalidate=Duration(600.0))
+    traffic.use(degrade.KIND, degrade.Degrade((degrade.Step(stale=Duration(600.0)),)))
+    asked(traffic)
+    traffic.clock.advance(100)
+    traffic.kill("digits-v1")
+    assert traffic.send().down.status == 503
+
+
 def test_a_lesser_answer_is_not_kept_as_the_real_one() -> None:
     traffic = Traffic({"digits-v1": 1, "digits-lite": 1})
     traffic.use(degrade.KIND, degrade.Degrade((degrade.Step(pool="digits-lite"),)))
