@@ -150,6 +150,8 @@ class CacheFilter(Filter):
         wish = _wish(ctx.request)
         if wish.no_store or not cacheable(infer) or (self._max_rows and rows(infer) > self._max_rows):
             return self._go_on(ctx, BY_REQUEST if wish.no_store else BYPASS)
+        if ctx.other_arms and not wish.no_cache:
+            self._prefer_known(ctx, infer)
         part = Part(self._key(ctx, infer), infer, ctx.pool, self._clock.wall())
         if wish.no_cache:
             return self._fetch(ctx, part, BY_REQUEST)
@@ -159,6 +161,20 @@ class CacheFilter(Filter):
         later: Promise[Verdict] = Promise()
         kept.then(lambda found: _pass_on(self._found(ctx, part, found, wish), later), later.reject)
         return later
+
+    def _prefer_known(self, ctx: Context, infer: InferRequest) -> None:
+        """Where chance chose between two versions, take the one whose answer is here or on its way.
+
+        Otherwise the same question, asked twice, would reach a backend of each arm.
+        """
+        chosen = ctx.arm, ctx.pool, ctx.version
+        if self._answers.knows(self._key(ctx, infer), ctx.now):
+            return
+        for arm, pool, version in ctx.other_arms:
+            ctx.arm, ctx.pool, ctx.version = arm, pool, version
+            if self._answers.knows(self._key(ctx, infer), ctx.now):
+                return
+        ctx.arm, ctx.pool, ctx.version = chosen
 
     def _key(self, ctx: Context, infer: InferRequest) -> bytes:
         pool = ctx.pool

@@ -29,6 +29,7 @@ from gateway.pipeline.choice import NEWEST, Choice, Choices, choose
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import Refusal
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
+from gateway.pipeline.pool import Pool
 from gateway.pipeline.prediction import is_prediction, read_prediction
 from gateway.pipeline.promise import Eventual, Promise
 
@@ -109,10 +110,18 @@ class ReleaseFilter(Filter):
         if self._rule.enforce:
             choose(ctx, chosen, "release")
             ctx.arm = arm
+            if key is None:  # chance chose: whatever the other arm has answered already would do as well
+                ctx.other_arms = self._others(ctx, stable, arm)
         if ctx.trail is not None:
             numbers = {"version": chosen.version, "weight": self._rule.value.weight, "point": round(point, 4)}
             verdict = f"{'' if self._rule.enforce else 'would choose '}{arm}: pool {chosen.pool.name}"
             ctx.note("release", verdict, self._rule.policy, self._rule.origin, numbers)
+
+    def _others(self, ctx: Context, stable: Choice, arm: str) -> tuple[tuple[str, Pool, str], ...]:
+        if arm == CANDIDATE:
+            return ((STABLE, stable.pool, stable.version),)
+        other = self._choices.must_find(self._rule.value.candidate)
+        return ((CANDIDATE, other.pool, other.version),) if self._split.weights[CANDIDATE] > 0 else ()
 
     def _candidate(self, ctx: Context, stable: Choice) -> tuple[str, Choice]:
         candidate = self._choices.must_find(self._rule.value.candidate)

@@ -156,6 +156,13 @@ class AnswerStore:
         )
         return later
 
+    def knows(self, key: bytes, now: float) -> bool:
+        """Tell whether a fresh answer is in memory, or somebody fetches one."""
+        if self.is_flying(key):
+            return True
+        kept = self._memory.get(key)
+        return kept is not None and kept.freshness.state(now) is State.FRESH
+
     def keep(self, key: bytes, kept: Kept, began: float, wall: float) -> bool:
         """Keep an answer.
 

@@ -79,6 +79,7 @@ class Context:
     version: str = ""  # send, release: the model version chosen, "" = the pool's own
     chosen_by: str = ""  # url | override | release | send: who chose pool and version, "" = nobody
     arm: str = ""  # release: stable | candidate
+    other_arms: tuple[tuple[str, Pool, str], ...] = ()  # release: arm, pool, version that would do as well
     parsed: InferRequest | None = None  # prediction
     safe_to_retry: bool = False  # safe_to_retry
     cache_status: bytes = b""  # cache: an RFC 9211 member for the answer and the log

@@ -60,7 +60,7 @@ GOOD = [
     "registry: {etcd: {servers: [http://a:1], user: u, password: '${env:HEADGATE_ADMIN_TOKEN}'}}",
     "registry: {file: instances.yaml}",
     "listen: {admin: 127.0.0.1:1}",
-    "limits: {pipelined: 4, body_bytes: 64KiB, url_bytes: 4096, drain: 0}",
+    "limits: {body_bytes: 64KiB, url_bytes: 4096, drain: 0}",
     "log: {sample: 0.5, access: off}",
     "stores: {counters: redis://h/0, cache: {url: memory, size: 1MiB}}",
     "pools: {a: {instances: [{address: 1.2.3.4:80, weight: 2}, 1.2.3.4:81], breaker: off}}",

@@ -359,6 +359,20 @@ def test_a_canary_that_sticks_to_predictions_asks_once_too() -> None:
     assert {one.arm for one in traffic.observer.done} == {"stable", "candidate"}
 
 
+def test_a_canary_that_sticks_to_nothing_asks_once_too() -> None:
+    traffic = Traffic({"digits-v1": 1, "digits-v2": 1}, versions={"1": "digits-v1", "2": "digits-v2"})
+    traffic.use(release.KIND, release.Release("canary", "1", "2", Ratio(0.5), "none"))
+    traffic.use(KIND, Cache(Duration(30.0)))
+    for number in range(20):
+        crowd = [traffic.send(body=instances([[number, 2]])) for _ in range(10)]
+        assert len(traffic.upstream.calls) == number + 1
+        traffic.upstream.calls[-1].answer(ANSWER)
+        later = [traffic.send(body=instances([[number, 2]])) for _ in range(10)]
+        assert [one.down.body for one in crowd + later] == [ANSWER] * 20
+        assert len({one.ctx.version for one in crowd + later}) == 1
+    assert {one.arm for one in traffic.observer.done} == {"stable", "candidate"}
+
+
 def test_those_who_wait_may_speak_another_dialect() -> None:
     traffic = cached(speaks="tensorflow-serving")
     traffic.send()
