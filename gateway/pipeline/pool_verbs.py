@@ -42,7 +42,7 @@ class Eject:
     """Take an instance out that fails while others don't."""
 
     consecutive: int = setting(5, "failures in a row", "calls", example=5, at_least=1)
-    for_: Duration = setting(Duration(5.0), "first time out; doubles with every relapse", example="5s")
+    for_: Duration = setting(Duration(1.0), "first time out; doubles with every relapse", example="1s")
     max_share: Ratio = setting(
         Ratio(0.5), "share of the pool that may be out at once", example="50%", at_most=1
     )
