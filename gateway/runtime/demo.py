@@ -69,7 +69,8 @@ class Demo:
 
     def run(self) -> int:
         """Returns the exit code: 0 after Ctrl-C, 3 when something did not come up."""
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        for number in (signal.SIGTERM, signal.SIGINT):  # a shell's `&` leaves SIGINT ignored
+            signal.signal(number, signal.default_int_handler)
         try:
             self._start()
             print(self.lines(), flush=True)
