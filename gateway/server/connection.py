@@ -240,9 +240,8 @@ class ServerConnection(asyncio.Protocol):
         try:
             if end < 0:
                 check_unfinished(data, self._scanned, host.settings.head)
-                if not self._scanned and self._deadline > (
-                    limit := host.loop.time() + host.settings.head_timeout
-                ):
+                limit = host.loop.time() + host.settings.head_timeout
+                if not self._scanned and (self._deadline > limit or host.draining):
                     self._arm(limit)
                 self._scanned = len(data)
                 return None
@@ -369,11 +368,12 @@ class ServerConnection(asyncio.Protocol):
     def _next_request(self) -> None:
         host = self._host
         self.stream = None
-        if not self._buffer and (self._eof or host.draining):
+        if not self._buffer and self._eof:
             self._close()
             return
         if not self._blocked:
-            self._arm(host.loop.time() + host.settings.idle_timeout)
+            patience = host.settings.farewell if host.draining else host.settings.idle_timeout
+            self._arm(host.loop.time() + patience)
         if self._running:
             return  # the loop in _run goes on
         if self._buffer:
@@ -414,9 +414,9 @@ class ServerConnection(asyncio.Protocol):
                 self._arm(self._host.loop.time() + settings.send_timeout)
 
     def drain(self) -> None:
-        """The listener stops: close when no request is under way; else after its response."""
-        if self.stream is None and not self._buffer:
-            self._close()
+        """The listener stops: close after the response under way, or after the next one, if it comes soon."""
+        if self.stream is None and not (self._buffer or self._blocked or self._lingering):
+            self._arm(min(self._deadline, self._host.loop.time() + self._host.settings.farewell))
 
     def abort(self) -> None:
         """The listener's patience is over."""

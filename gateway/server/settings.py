@@ -23,7 +23,9 @@ class ServerSettings:
     of a body that nobody wanted yet, before reading stops. write_high: bytes waiting to be sent, above
     which the exchange is told to stop. drain_limit: bytes of an unwanted body that are read away to keep
     the connection; a larger rest closes it. linger: time for a client to read the answer that closes its
-    connection, before unread bytes reset it. connections, connections_per_address: open at once.
+    connection, before unread bytes reset it. farewell: how long an idle connection stays when the listener
+    stops, so that a request on its way is answered, with Connection: close. connections,
+    connections_per_address: open at once.
     """
 
     head: HeadLimits = _HEAD
@@ -38,6 +40,7 @@ class ServerSettings:
     write_high: int = 64 * 1024
     drain_limit: int = 64 * 1024
     linger: float = 2.0
+    farewell: float = 0.25
     connections: int = 16384
     connections_per_address: int = 16384
     backlog: int = 1024

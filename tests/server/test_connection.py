@@ -351,6 +351,19 @@ async def test_a_drain_closes_the_idle_and_waits_for_the_busy() -> None:
         assert await drain == 0
 
 
+async def test_a_drain_answers_a_request_that_was_on_its_way_on_a_kept_connection() -> None:
+    async with stage(ok) as s:
+        kept = await s.world.connect()
+        kept.send(GET)
+        assert b"connection" not in (await kept.response())[1]
+        drain = asyncio.create_task(s.world.listener.drain(5.0))
+        await asyncio.sleep(0)  # the drain has looked at every connection
+        kept.send(GET)
+        status, fields, _ = await kept.response()
+        assert (status, fields[b"connection"]) == (200, b"close")
+        assert await drain == 0
+
+
 def _remembered(world: Wires) -> tuple[str, int]:
     peer: tuple[str, int] = world.clients[0].writer.get_extra_info("peername")
     return peer
