@@ -231,7 +231,7 @@ class KServeV2:
         return Metadata(signature, tuple(map(str, versions)))
 
     def write_metadata(
-        self, model: str, versions: Sequence[str], signature: Signature
+        self, model: str, versions: Sequence[str], signature: Signature, version: str = ""
     ) -> tuple[Headers, bytes]:
         """Describe the default signature; the protocol has no place for others."""
         document = {

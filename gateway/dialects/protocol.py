@@ -145,9 +145,9 @@ class Dialect(Protocol):
         ...
 
     def write_metadata(
-        self, model: str, versions: Sequence[str], signature: Signature
+        self, model: str, versions: Sequence[str], signature: Signature, version: str = ""
     ) -> tuple[Headers, bytes]:
-        """Describe a model. versions: ascending."""
+        """Describe a model. versions: ascending. version: whose signature it is; default the newest."""
         ...
 
     def write_status(self, target: Target, states: Sequence[VersionState]) -> Answer:

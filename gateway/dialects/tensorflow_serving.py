@@ -215,10 +215,10 @@ class TensorFlowServing:
         return read_metadata(body)
 
     def write_metadata(
-        self, model: str, versions: Sequence[str], signature: Signature
+        self, model: str, versions: Sequence[str], signature: Signature, version: str = ""
     ) -> tuple[Headers, bytes]:
-        """Describe the newest version's signatures."""
-        return [JSON_TYPE], write_metadata(model, versions, signature)
+        """Describe one version's signatures: this dialect names no other version beside it."""
+        return [JSON_TYPE], write_metadata(model, [version] if version else versions, signature)
 
     def write_status(self, target: Target, states: Sequence[VersionState]) -> Answer:
         """Answer with the states of the versions; 404 if there are none (of the version asked for)."""

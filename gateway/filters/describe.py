@@ -45,13 +45,16 @@ class Describe(Filter):
             return Response(status, list(headers), body)
         if ctx.pool is None:
             return Refusal(503, "unavailable", "no pool serves this model", retry_after=1.0)
-        version = ctx.version if target.version or target.label else ""
+        asked, served = bool(target.version or target.label), ctx.version
         known = self._signatures.signature(ctx.pool, ctx.pool.model or self._model, "")
         if not isinstance(known, Promise):
-            return self._metadata(dialect, version, known)
-        return known.chain(lambda signature: self._metadata(dialect, version, signature))
+            return self._metadata(dialect, asked, served, known)
+        return known.chain(lambda signature: self._metadata(dialect, asked, served, signature))
 
-    def _metadata(self, dialect: Dialect, version: str, signature: Signature | None) -> Response | Refusal:
+    def _metadata(
+        self, dialect: Dialect, asked: bool, served: str, signature: Signature | None
+    ) -> Response | Refusal:
+        """asked: whether the URL named a version. served: the version whose signature it is."""
         if signature is None:
             return Refusal(
                 503,
@@ -59,8 +62,8 @@ class Describe(Filter):
                 f"no instance has told the signature of '{self._model}' yet",
                 retry_after=1.0,
             )
-        versions = [version] if version else sorted(self._pools, key=_numerically)
-        headers, body = dialect.write_metadata(self._model, versions, signature)
+        versions = [served] if asked and served else sorted(self._pools, key=_numerically)
+        headers, body = dialect.write_metadata(self._model, versions, signature, served)
         return Response(200, list(headers), body)
 
     def _states(self, ctx: Context, wanted: str) -> list[VersionState]:
