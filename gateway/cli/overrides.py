@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from datetime import UTC, datetime
+from math import ceil
 from typing import Any
 
 from gateway.cli.common import add_policies, fail
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             until = now + parse_duration(args.duration)
             edit = set_override(args.policies, args.endpoint, {args.verb: args.value}, until, now)
-            ends = f"ends {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S}Z (in {args.duration})"
+            ends = f"ends {datetime.fromtimestamp(ceil(until), UTC):%Y-%m-%d %H:%M:%S}Z (in {args.duration})"
         diff = edit.diff
         if not diff:
             print("nothing to change")
