@@ -3,7 +3,8 @@
     send: stable                           a label, a version, a pool, or `newest`
     send: {stable: 95%, canary: 5%}        shares of the requests, each request for itself
 
-An explicit version or label in the URL, the override header and a release go first (pipeline/choice.py).
+An explicit version or label in the URL, the override header and a release go first (pipeline/choice.py);
+an operator's `headgate send` goes before a release.
 Unlike a release, weights know no better and no worse arm: a share whose pool is dead fails over by `retry`
 within the pool and by `degrade`, not to the other share.
 """
@@ -66,13 +67,14 @@ class SendFilter(Filter):
             self._choices.must_find(target)
 
     def on_request(self, ctx: Context) -> Response | Refusal | None:
-        """Choose, unless somebody did."""
-        if ctx.chosen_by:
+        """Choose, unless somebody did; what an operator sends beats a release."""
+        if ctx.chosen_by and not (self._rule.override and ctx.chosen_by == "release"):
             return None
         target = self._only or self._split.choose(self._chance())
         chosen = self._choices.must_find(target)
         if self._rule.enforce:
             choose(ctx, chosen, "send")
+            ctx.arm = ""
         if ctx.trail is not None:
             ctx.note(
                 "send",

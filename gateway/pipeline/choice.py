@@ -3,7 +3,8 @@
 A word is a label, a version, `newest`, a pool, or the registry's version of one of the endpoint's pools
 (`v2`); it is looked up in this order, as config/resolve.py checks it. Who may choose, the first wins:
 
-    the URL (an explicit version or label) > the override header, from principals that may > release > send
+    the URL (an explicit version or label) > the override header, from principals that may
+    > `headgate send`, an operator's override > release > send
 
 The first two are always on (`Explicit`); they bypass a release, so that a client that names a version gets
 that version, and an operator can look at a candidate before anybody else does. `x-headgate-send` from

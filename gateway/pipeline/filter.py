@@ -100,6 +100,7 @@ class Rule(Generic[C]):
     enforce: bool = True
     since: float | None = None  # s since the epoch
     until: float | None = None  # s since the epoch
+    override: bool = False  # an operator's, from overrides.yaml
 
     def applies(self, principal: Principal | None, wall: float) -> bool:
         """Tell whether the rule is for this principal, now (`wall`: s since the epoch)."""

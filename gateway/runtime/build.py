@@ -235,6 +235,7 @@ def _rule(candidate: resolve.Candidate) -> Rule[object]:
         candidate.enforce,
         candidate.from_,
         candidate.until,
+        candidate.rank is resolve.Rank.OVERRIDE,
     )
 
 
@@ -260,14 +261,12 @@ def _make(kind: FilterKind[Any], rules: tuple[Rule[object], ...], parts: Parts) 
     """Make a kind's filters: of all rules where they accumulate, else one chosen per request."""
     if kind.accumulates:
         return list(kind.build(rules, parts))
-    acting: dict[
-        int, list[tuple[Rule[object], Filter]]
-    ] = {}  # of a kind that makes several filters, each apart
+    acting: dict[int, list[tuple[Rule[object], Filter]]] = {}  # by place: a kind may have several
     rehearsed: list[Filter] = []
     for rule in rules:
-        for position, filter in enumerate(kind.build((rule,), parts)):
+        for filter in kind.build((rule,), parts):
             if rule.enforce:
-                acting.setdefault(position, []).append((rule, filter))
+                acting.setdefault(place_of(filter), []).append((rule, filter))
             else:
                 rehearsed.append(Rehearsed(filter, rule, parts.clock))
     return [*rehearsed, *(_chosen(candidates, parts.clock) for candidates in acting.values())]

@@ -8,6 +8,7 @@ from gateway.config.kind import Reference
 from gateway.config.units import Ratio
 from gateway.filters.send import KIND, Send
 from gateway.pipeline.choice import Explicit
+from gateway.pipeline.filter import Rule
 from tests.fakes.traffic import Traffic
 
 
@@ -68,3 +69,16 @@ def test_a_share_of_nothing_reaches_nobody() -> None:
 def test_a_target_that_was_not_checked_is_found_out_at_build_time() -> None:
     with pytest.raises(ValueError, match="nowhere"):
         digits().use(KIND, Send.from_text("nowhere"))
+
+
+def test_what_an_operator_sends_beats_a_release_and_not_the_url() -> None:
+    traffic = digits()
+    rule = Rule(Send.from_text("stable"), "overrides.digits", override=True)
+    (send,) = KIND.build((rule,), traffic.parts)
+    ctx = traffic.context()
+    ctx.chosen_by, ctx.arm, ctx.pool = "release", "candidate", traffic.pools["digits-v2"]
+    send.on_request(ctx)
+    assert (ctx.pool, ctx.chosen_by, ctx.arm) == (traffic.pools["digits-v1"], "send", "")
+    ctx.chosen_by, ctx.pool = "url", traffic.pools["digits-v2"]
+    send.on_request(ctx)
+    assert ctx.pool is traffic.pools["digits-v2"]
