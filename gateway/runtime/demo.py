@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gateway.config.units import parse_address, render_address
 
@@ -107,8 +108,7 @@ class Demo:
 
     def _all_registered(self) -> str | None:
         """None once the gateway knows every instance that was started; else what is missing."""
-        with urllib.request.urlopen(f"http://{self.admin}/instances", timeout=1) as answer:
-            known = len(json.load(answer))
+        known = len(self._ask("/instances"))
         wanted = len(self.children) - 1
         return None if known >= wanted else f"{known} of {wanted} have registered"
 
@@ -128,6 +128,14 @@ class Demo:
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
         self.children.append(Child(name, command, process, log))
+
+    def _ask(self, path: str) -> Any:
+        """Ask the admin API. Raises OSError."""
+        token = os.environ.get("HEADGATE_ADMIN_TOKEN")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        request = urllib.request.Request(f"http://{self.admin}{path}", headers=headers)
+        with urllib.request.urlopen(request, timeout=1) as answer:
+            return json.load(answer)
 
     def _until_up(self, what: str, url: str) -> None:
         def ask() -> str | None:
@@ -156,10 +164,12 @@ class Demo:
             time.sleep(0.1)
 
     def _wait(self) -> None:
-        """Report deaths, until Ctrl-C or the gateway ends."""
+        """Report deaths and what became of edited policies, until Ctrl-C or the gateway ends."""
         known = {child.name for child in self.children}
+        told = self._reloads(0.0)
         while True:
             time.sleep(0.3)
+            told = self._reloads(told)
             for child in self.children:
                 if child.name in known and child.process.poll() is not None:
                     known.discard(child.name)
@@ -168,6 +178,21 @@ class Demo:
                     print(
                         f"{child.name} ended; start it again with:\n  {shlex.join(child.command)}", flush=True
                     )
+
+    def _reloads(self, told: float) -> float:
+        """Say what became of the policies since `told` (s since the epoch); returns when that was."""
+        try:
+            report = self._ask("/config")["last_reload"]
+        except (OSError, ValueError, KeyError):
+            return told
+        if told and report["at"] > told:
+            if report["ok"]:
+                print("policies: live", flush=True)
+            else:
+                print("policies: nothing was changed, for they are wrong:", flush=True)
+            for line in (*report["errors"], *report["notes"]):
+                print(f"  {line}", flush=True)
+        return float(report["at"])
 
     def _stop(self) -> None:
         for child in reversed(self.children):
