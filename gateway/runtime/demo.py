@@ -195,6 +195,8 @@ class Demo:
         return float(report["at"])
 
     def _stop(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):  # an impatient second Ctrl-C must not leave orphans
+            signal.signal(number, signal.SIG_IGN)
         for child in reversed(self.children):
             if child.process.poll() is None:
                 child.process.send_signal(signal.SIGTERM)
