@@ -2,27 +2,31 @@
 
 Records wait in a bounded queue and are written in batches by a thread of their own, so that a full disk, a
 slow terminal or a closed pipe never blocks the event loop: what can't be written is dropped and counted,
-and a dead sink is tried again after a while. The credential, the body and header values never reach a
-record.
+and a dead sink is tried again after a while. A file that was moved or removed is opened anew by its name
+within `LOOK` seconds, so that logrotate needs to send no signal. The credential, the body, the query and
+header values never reach a record.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import orjson
 
 from gateway.pipeline.context import Context
 from gateway.pipeline.ports import Clock
 
-QUEUE = 65_536  # records that may wait
+QUEUE = 8192  # records that may wait: about 4 KiB each, so a blocked sink costs 32 MiB and not the worker
 BATCH = 512  # records of one write
 PAUSE = 0.05  # s between two looks at an empty queue
 AGAIN = 2.0  # s until a failed sink is tried again
+LOOK = 1.0  # s between two looks whether the file is still the one of that name
+PATIENCE = 1.0  # s that `close` waits for what is queued
 
 
 class AccessLog:
@@ -33,17 +37,26 @@ class AccessLog:
     ) -> None:
         """target: stdout, stderr, off or a path. sample: share of successful requests that are written."""
         self.target = target
-        self.dropped = 0
         self.written = 0
         self._clock = clock
         self._chance = chance
         self._sample = sample
         self._queue: deque[Context] = deque()
+        self._turned_away = 0  # counted by the event loop's thread
+        self._lost = 0  # counted by the writer's: `+=` of two threads on one number loses counts
+        self._in_hand = 0  # records of the batch that is being written
         self._wake = threading.Event()
         self._closing = False
         self._descriptor = -1
+        self._torn = False  # the last write ended inside a line
+        self._look_at = 0.0
         self._broken_until = 0.0
         self._writer: threading.Thread | None = None
+
+    @property
+    def dropped(self) -> int:
+        """How many records were not written, for whatever reason."""
+        return self._turned_away + self._lost
 
     def start(self) -> None:
         """Open the target and begin to write."""
@@ -58,16 +71,21 @@ class AccessLog:
         if self._sample < 1.0 and ctx.status < 400 and self._chance() >= self._sample:
             return
         if len(self._queue) >= QUEUE:
-            self.dropped += 1
+            self._turned_away += 1
             return
         self._queue.append(ctx)
 
     def close(self) -> None:
-        """Write what is queued, for at most a second, and stop."""
+        """Write what is queued, for at most `PATIENCE`, and stop. A blocked writer is left to end by itself."""
         self._closing = True
         self._wake.set()
-        if self._writer is not None:
-            self._writer.join(timeout=1.0)
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        writer.join(timeout=PATIENCE)
+        if writer.is_alive():
+            self._turned_away += len(self._queue) + self._in_hand
+            self._queue.clear()
 
     # In the writer's thread
 
@@ -81,35 +99,69 @@ class AccessLog:
             batch: list[Context] = []
             while self._queue and len(batch) < BATCH:
                 batch.append(self._queue.popleft())
+            self._in_hand = len(batch)
             self._write(batch)
+            self._in_hand = 0
         if self._descriptor > 2:
             os.close(self._descriptor)
 
     def _write(self, batch: list[Context]) -> None:
         now = self._clock.now()
-        epoch = self._clock.wall() - now
         if now < self._broken_until:
-            self.dropped += len(batch)
+            self._lost += len(batch)
             return
-        lines = b"".join(
-            [orjson.dumps(record(ctx, epoch), option=orjson.OPT_APPEND_NEWLINE) for ctx in batch]
-        )
+        epoch = self._clock.wall() - now
+        lines = b"".join([line(record(ctx, epoch)) for ctx in batch])
+        written = 0
         try:
-            self._write_all(lines)
-            self.written += len(batch)
+            self._reopen_if_moved(now)
+            if self._torn:  # the rest of a line that a full disk cut off must not run into this one
+                lines = b"\n" + lines
+            for done in self._write_all(lines):
+                written = done
         except OSError:
-            self.dropped += len(batch)
+            self._failed(lines[:written], len(batch))
             self._broken_until = now + AGAIN
-            if self._descriptor > 2:
-                os.close(self._descriptor)
-            self._descriptor = -1
+        else:
+            self._torn = False
+            self.written += len(batch)
 
-    def _write_all(self, lines: bytes) -> None:
+    def _failed(self, written: bytes, batch: int) -> None:
+        """Count what of a batch came through, and try the target anew later."""
+        if written:
+            whole = written.count(b"\n") - self._torn
+            self._torn = not written.endswith(b"\n")
+        else:
+            whole = 0
+        self.written += whole
+        self._lost += batch - whole
+        self._let_go()
+
+    def _write_all(self, lines: bytes) -> Iterator[int]:
+        """Write everything; yields how many bytes are written so far."""
         if self._descriptor < 0:
             self._descriptor = self._open()
-        rest = memoryview(lines)
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
+        written = 0
+        while written < len(lines):
+            written += os.write(self._descriptor, memoryview(lines)[written:])
+            yield written
+
+    def _reopen_if_moved(self, now: float) -> None:
+        if self._descriptor <= 2 or now < self._look_at:
+            return
+        self._look_at = now + LOOK
+        try:
+            named: os.stat_result | None = os.stat(self.target)
+        except FileNotFoundError:
+            named = None
+        if named is None or not os.path.samestat(named, os.fstat(self._descriptor)):
+            self._let_go()
+            self._torn = False
+
+    def _let_go(self) -> None:
+        if self._descriptor > 2:
+            os.close(self._descriptor)
+        self._descriptor = -1
 
     def _open(self) -> int:
         if self.target == "stdout":
@@ -117,6 +169,14 @@ class AccessLog:
         if self.target == "stderr":
             return sys.__stderr__.fileno() if sys.__stderr__ else 2
         return os.open(self.target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
+def line(fields: dict[str, object]) -> bytes:
+    """Return one line of JSON, line feed included."""
+    try:
+        return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # half a surrogate pair, which a token's claims may hold: escaped, as JSON allows
+        return json.dumps(fields).encode() + b"\n"
 
 
 def record(ctx: Context, epoch: float) -> dict[str, object]:
