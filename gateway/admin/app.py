@@ -17,7 +17,7 @@ anything.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import orjson
@@ -51,8 +51,8 @@ class Operations(Protocol):
         """Seconds, monotonic."""
         ...
 
-    def metrics(self) -> bytes:
-        """Everything as Prometheus text."""
+    def scrape(self) -> Callable[[], bytes]:
+        """Read what only the event loop may; returns what writes all as Prometheus text, in any thread."""
         ...
 
     def registry_status(self) -> RegistryStatus | None:
@@ -127,7 +127,7 @@ class _Handlers:
         return _json({"ready": True})
 
     async def metrics(self, request: web.Request) -> web.Response:
-        text = await asyncio.get_running_loop().run_in_executor(None, self._runtime.metrics)
+        text = await asyncio.to_thread(self._runtime.scrape())
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def config(self, request: web.Request) -> web.Response:

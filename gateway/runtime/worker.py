@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,7 @@ from gateway.server.timers import SweptTimers
 from gateway.stores.memory import MemoryCounters
 from gateway.stores.redis import Address, RedisBlobs, RedisClient, RedisCounters
 from gateway.telemetry.access_log import AccessLog
-from gateway.telemetry.metrics import Metrics, gauge
+from gateway.telemetry.metrics import Metrics, counter, gauge
 from gateway.telemetry.observer import Telemetry
 from gateway.telemetry.tracing import Tracing
 from gateway.upstream.asking import make_session
@@ -155,7 +155,6 @@ class Worker:
 
     def _open_telemetry(self, schema: Schema) -> Telemetry:
         self._metrics = Metrics()
-        self._metrics.add_source(self._gauges)
         access_log = AccessLog(
             schema.log.access, self._clock, chance=self._ids.chance, sample=schema.log.sample
         )
@@ -276,9 +275,13 @@ class Worker:
         """Seconds, monotonic."""
         return self._clock.now()
 
+    def scrape(self) -> Callable[[], bytes]:
+        """Read the gauges, which only the event loop may; returns what writes all as Prometheus text."""
+        return partial(self._metrics.text, list(self._gauges()))
+
     def metrics(self) -> bytes:
         """Everything as Prometheus text."""
-        return self._metrics.text()
+        return self.scrape()()
 
     def registry_status(self) -> RegistryStatus | None:
         """How the registry stands."""
@@ -348,19 +351,26 @@ class Worker:
             "headgate_in_flight": ("Requests under way.", self._pressure.in_flight),
             "headgate_pressure": ("0 at ease .. 1.", self._pressure.level),
             "headgate_loop_lag_seconds": ("p90 lateness of the event loop.", self._pressure.lag),
-            "headgate_access_log_dropped": (
-                "Lines that could not be written.",
-                self._telemetry.access_log.dropped,
-            ),
             "headgate_policies_version": ("Counts loads.", self.snapshot.version),
             "headgate_policies_ok": ("0 when the last reading failed.", float(self.policies.report.ok)),
-            "headgate_policies_failures": ("Readings that failed.", self.policies.failures),
         }
         status = self.registry_status()
         if status is not None:
             single["headgate_discovery_stale_seconds"] = ("Since the registry was live.", status.stale)
         for name, (meaning, value) in single.items():
             yield gauge(name, meaning, (), {(): float(value)})
+        yield counter("headgate_policies_failures", "Readings that failed.", self.policies.failures)
+        yield counter(
+            "headgate_access_log_dropped",
+            "Lines that could not be written.",
+            self._telemetry.access_log.dropped,
+        )
+        if self._telemetry.tracing is not None:
+            yield counter(
+                "headgate_traces_dropped",
+                "Sampled requests whose spans did not reach the receiver.",
+                self._telemetry.tracing.dropped,
+            )
 
     # Stopping
 

@@ -76,7 +76,7 @@ class AccessLog:
         self._queue.append(ctx)
 
     def close(self) -> None:
-        """Write what is queued, for at most `PATIENCE`, and stop. A blocked writer is left to end by itself."""
+        """Write what is queued, for at most `PATIENCE`, and stop; a blocked writer is left behind."""
         self._closing = True
         self._wake.set()
         writer, self._writer = self._writer, None

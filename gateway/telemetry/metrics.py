@@ -8,7 +8,7 @@ configuration (endpoint, pool, policy, code), never from requests, so their numb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -53,11 +53,6 @@ class Metrics:
         self.pools: dict[tuple[str, str], int] = {}  # endpoint, pool
         self.retries: dict[str, int] = {}  # pool
         self.bugs = 0
-        self._gauges: list[Callable[[], Iterable[Metric]]] = []
-
-    def add_source(self, source: Callable[[], Iterable[Metric]]) -> None:
-        """Have further metrics read at scrape time (pools, registries, listeners)."""
-        self._gauges.append(source)
 
     def observe(self, ctx: Context) -> None:
         """Count one finished request."""
@@ -107,11 +102,9 @@ class Metrics:
         yield _counter(
             "headgate_pool_requests", "Requests by serving pool.", ("endpoint", "pool"), self.pools
         )
-        retries = {(pool,): number for pool, number in self.retries.items()}
+        retries = {(pool,): number for pool, number in sorted(self.retries.items())}
         yield _counter("headgate_retries", "Tries after the first.", ("pool",), retries)
         yield CounterMetricFamily("headgate_bugs", "Requests ended by a bug of the gateway.", value=self.bugs)
-        for source in self._gauges:
-            yield from source()
 
     def _collect_requests(self) -> Iterator[Metric]:
         labels = ("endpoint", "status")
@@ -134,11 +127,25 @@ class Metrics:
                 upstream.add_metric(values, _buckets(series.upstream), series.upstream.total)
         yield from (requests, received, sent, latency, upstream)
 
-    def text(self) -> bytes:
-        """Render the exposition format."""
+    def text(self, further: Iterable[Metric] = ()) -> bytes:
+        """Render the exposition format, `further` metrics (pools, registries, listeners) behind our own.
+
+        May run in another thread than `observe`: each dict is copied by one step that no thread interrupts.
+        """
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
+        registry.register(_Read(further))
         return generate_latest(registry)
+
+
+class _Read:
+    """Metrics that were read already, as a Collector."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 def _count(counter: dict[K, int], key: K) -> None:
@@ -159,6 +166,11 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
         running += number
         buckets.append(("+Inf" if bound == float("inf") else repr(bound), float(running)))
     return buckets
+
+
+def counter(name: str, meaning: str, number: float) -> Metric:
+    """Make a counter family of one number without labels."""
+    return CounterMetricFamily(name, meaning, value=number)
 
 
 def gauge(name: str, meaning: str, labels: tuple[str, ...], values: Mapping[K, float]) -> Metric:

@@ -3,11 +3,13 @@
 The exchange makes `traceparent` by hand and passes it on (pipeline/identify.py); a request that was sampled
 is queued here, and a thread builds its SDK span afterwards: kind SERVER, with the id that the instance saw as
 its parent. Names and attributes follow OpenTelemetry's semantic conventions for HTTP, 1.23 and later. Without
-an endpoint nothing of the SDK is imported.
+an endpoint nothing of the SDK is imported. A receiver that is away costs its spans, which are counted, and
+nothing else: the queue is bounded and only the thread waits.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -17,11 +19,16 @@ from gateway.pipeline.context import Context
 from gateway.pipeline.ports import Clock
 
 if TYPE_CHECKING:  # the SDK costs 20 MiB and 150 ms: only who traces pays
-    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
 
 QUEUE = 4096  # finished requests that may wait
+BATCH = 512  # requests of one export
 PAUSE = 0.2  # s between two looks at an empty queue
+TIMEOUT = 5.0  # s, of one export with its retries
+PATIENCE = 2.0  # s that `close` waits for what is queued
+
+log = logging.getLogger("headgate.tracing")
 
 
 class Tracing:
@@ -29,15 +36,22 @@ class Tracing:
 
     def __init__(self, exporter: SpanExporter, clock: Clock, service: str = "headgate") -> None:
         from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
 
-        self.dropped = 0
+        self.exported = 0
+        self._turned_away = 0  # counted by the event loop's thread
+        self._lost = 0  # counted by the exporting thread: `+=` of two threads on one number loses counts
+        self._in_hand = 0  # requests of the batch that is being exported
         self._clock = clock
         self._exporter = exporter
-        self._provider: TracerProvider = TracerProvider(resource=Resource.create({"service.name": service}))
+        self._resource = Resource.create({"service.name": service})
         self._queue: deque[Context] = deque()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tracing", daemon=True)
+
+    @property
+    def dropped(self) -> int:
+        """How many sampled requests left no span at the receiver."""
+        return self._turned_away + self._lost
 
     @classmethod
     def over_otlp(
@@ -46,7 +60,7 @@ class Tracing:
         """Export by OTLP over HTTP to `endpoint` (…/v1/traces); ImportError without the extra `otlp`."""
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        exporter = OTLPSpanExporter(endpoint=endpoint, headers=dict(headers or {}), timeout=5)
+        exporter = OTLPSpanExporter(endpoint=endpoint, headers=dict(headers or {}), timeout=TIMEOUT)
         return cls(exporter, clock, service)
 
     def start(self) -> None:
@@ -58,14 +72,17 @@ class Tracing:
         if not ctx.sampled:
             return
         if len(self._queue) >= QUEUE:
-            self.dropped += 1
+            self._turned_away += 1
         else:
             self._queue.append(ctx)
 
     def close(self) -> None:
-        """Export what is queued, for at most two seconds, and stop."""
+        """Export what is queued, for at most `PATIENCE`, and stop."""
         self._closing.set()
-        self._thread.join(timeout=2.0)
+        self._thread.join(timeout=PATIENCE)
+        if self._thread.is_alive():
+            self._turned_away += len(self._queue) + self._in_hand
+            self._queue.clear()
         self._exporter.shutdown()
 
     def _run(self) -> None:
@@ -75,11 +92,26 @@ class Tracing:
                     return
                 self._closing.wait(PAUSE)
                 continue
-            epoch = self._clock.wall() - self._clock.now()
-            batch: list[ReadableSpan] = []
-            while self._queue and len(batch) < 512:
-                batch.extend(self.spans(self._queue.popleft(), epoch))
-            self._exporter.export(batch)
+            batch: list[Context] = []
+            while self._queue and len(batch) < BATCH:
+                batch.append(self._queue.popleft())
+            self._in_hand = len(batch)
+            if self._export(batch):
+                self.exported += len(batch)
+            else:
+                self._lost += len(batch)
+            self._in_hand = 0
+
+    def _export(self, batch: list[Context]) -> bool:
+        from opentelemetry.sdk.trace.export import SpanExportResult
+
+        epoch = self._clock.wall() - self._clock.now()
+        try:
+            spans = [span for ctx in batch for span in self.spans(ctx, epoch)]
+            return self._exporter.export(spans) is SpanExportResult.SUCCESS
+        except Exception:  # of an exporter that isn't ours: it costs its spans, never the thread
+            log.exception("spans could not be exported")
+            return False
 
     def spans(self, ctx: Context, epoch: float) -> list[ReadableSpan]:
         """Build the spans of one request. epoch: s between the monotonic clock's zero and the Unix epoch."""
@@ -124,7 +156,7 @@ class Tracing:
                 name=f"{method} {endpoint}",
                 context=server,
                 parent=parent,
-                resource=self._provider.resource,
+                resource=self._resource,
                 attributes=attributes,
                 kind=SpanKind.SERVER,
                 status=Status(StatusCode.ERROR if ctx.status >= 500 else StatusCode.UNSET),
