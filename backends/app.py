@@ -1,7 +1,7 @@
 """One HTTP request through the backend: find the model, read, queue, write; every failure in the
 dialect's form.
 
-aiohttp's low-level server carries it (docs/adr/backend-http.md): no router, no middleware. A URL that
+aiohttp's low-level server carries it (docs/adr/0012-backend-http.md): no router, no middleware. A URL that
 named a model once is found again by one dictionary look-up.
 """
 
