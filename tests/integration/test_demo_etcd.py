@@ -56,9 +56,10 @@ def test_the_demo_on_etcd_answers_as_the_one_without(found: Demo, servers: EtcdS
     assert found.ask(PREDICT, tfs(fresh_row()), CANARY)["x-headgate-pool"] == "digits-v2"
     assert found.ask(PREDICT, tfs(fresh_row()), {}).status == 401
     registry = found.admin_json("/config")["registry"]
-    assert (registry["name"], registry["live"]) == ("etcd", True)
+    assert registry["name"].startswith("etcd ")
+    assert registry["live"]
     assert len(addresses(found)) == 4
-    assert sum(address in str(servers.keys("/")) for address in addresses(found)) == 4
+    assert len(servers.keys("/services/default/")) == 4
 
 
 def test_a_stopped_backend_leaves_at_once_and_a_killed_one_with_its_lease(found: Demo) -> None:
