@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # a type of matplotlib's, for annotations only
     from matplotlib.axes import Axes
 
 BIN: Final = 0.5  # s
+PAPER: Final = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}  # below a text
 INK, FAINT = "#1c2733", "#8795a1"
 KINDS: Final[tuple[tuple[str, str, Callable[[Answer], bool]], ...]] = (
     ("200 from a model", "#56b4e9", lambda one: one.status == 200 and not one.hit and not one.degraded),
@@ -122,6 +123,7 @@ def _traffic(axes: Axes, play: Play) -> None:
             va="top",
             fontsize=8,
             linespacing=1.05,
+            bbox=PAPER,
         )
 
 
@@ -138,7 +140,7 @@ def _latency(axes: Axes, play: Play) -> None:
         )
     axes.axhline(at.TIMEOUT * 1000, color=FAINT, linewidth=1)
     axes.annotate(
-        "timeout of the endpoint", (at.END, at.TIMEOUT * 1000), ha="right", va="bottom", color=FAINT
+        "timeout of the endpoint", (at.FREEZE - 1, at.TIMEOUT * 1150), ha="right", color=FAINT
     )
     axes.set_yscale("log")
     axes.set_ylim(top=at.TIMEOUT * 1000 * 3)

@@ -15,7 +15,7 @@ import time
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NoReturn
 
 import numpy as np
 from gevent.lock import Semaphore
@@ -122,10 +122,10 @@ class Predictor(FastHttpUser):
             answer = self.client.get(path, headers=self.headers(), name=f"{self.name} metadata")
             if answer.status_code == 200:
                 try:
-                    return self.dialect.read_metadata(json.loads(answer.text))
+                    return self.dialect.read_metadata(json.loads(answer.text or ""))
                 except (Unreadable, ValueError) as error:
                     self._give_up(str(error))
-            text = (answer.text or str(answer.error))[:300]
+            text = (answer.text or str(getattr(answer, "error", "")))[:300]
             if answer.status_code not in (0, 429, 503):
                 break
             time.sleep(1.0)
@@ -140,7 +140,7 @@ class Predictor(FastHttpUser):
         except BadInput as error:
             self._give_up(str(error))
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str) -> NoReturn:
         print(f"load test: {reason}")
         self.environment.process_exit_code = 2
         if self.environment.runner is not None:
