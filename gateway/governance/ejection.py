@@ -3,10 +3,12 @@
 Two detectors read the outcomes of real traffic, and both leave the judged instance out of what they
 compare it with, so an incident that hits everybody is nobody's fault:
 
-- consecutive: `consecutive` failures in a row, while the others mostly succeed. Finds a dead instance. -
-CUSUM: a one-sided sequential test of the instance's failures against q0, 1.5 times the share that the
-others
-  have. For each of several worse shares q1 a statistic gathers log-likelihood and never falls below zero:
+- consecutive: `consecutive` failures in a row, while the others mostly succeed. Finds a dead instance; one
+  where nobody listens at once, for there one failure says it, and a picker that shuns the failing may not
+  ask again for seconds.
+- CUSUM: a one-sided sequential test of the instance's failures against q0, 1.5 times the share that the
+  others have. For each of several worse shares q1 a statistic gathers log-likelihood and never falls below
+  zero:
 
       S = max(0, S + ln(q1 / q0))               after a failure
       S = max(0, S + ln((1 - q1) / (1 - q0)))   after a success
@@ -99,8 +101,8 @@ class Ejector:
         self.ejections = 0  # so far
         self._tracks: dict[str, _Track] = {}
 
-    def record(self, key: str, ok: bool, now: float, size: int) -> float | None:
-        """Learn one outcome of instance `key` of a pool of `size`.
+    def record(self, key: str, ok: bool, now: float, size: int, unreachable: bool = False) -> float | None:
+        """Learn one outcome of instance `key` of a pool of `size`. unreachable: nobody listens there.
 
         Returns the instant until which it is to be left alone when this outcome ejects it, else None.
         """
@@ -113,7 +115,8 @@ class Ejector:
         if ok:
             self._succeeded(track, now)
             return None
-        return self._eject(track, now) if self._is_outlier(track, now) and self._has_room(now, size) else None
+        is_outlier = self._is_outlier(track, now, 1 if unreachable else self.consecutive)
+        return self._eject(track, now) if is_outlier and self._has_room(now, size) else None
 
     def retain(self, keys: Set[str]) -> None:
         """Forget everybody else: the pool's members changed."""
@@ -136,13 +139,14 @@ class Ejector:
             track.compared_at = now
         _step(track, track.steps_down)
 
-    def _is_outlier(self, track: _Track, now: float) -> bool:
+    def _is_outlier(self, track: _Track, now: float, enough: int) -> bool:
         q0 = self._compare(track, now)
         track.compared_at = -inf
         _step(track, [log(min(WORST, ratio * q0) / q0) for ratio in RATIOS])
         if q0 >= WORST:
             return False  # the others fail as well: nobody is an outlier
-        enough = 1 if track.on_probation else self.consecutive
+        if track.on_probation:
+            enough = 1
         if q0 > ORDINARY:  # so many in a row that it is as improbable as `enough` ordinarily are
             enough = ceil(enough * log(ORDINARY) / log(q0))
         return track.in_a_row >= enough or max(track.statistics) > THRESHOLD

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway.http.message import Request, Response
 from gateway.pipeline.context import Context
-from gateway.pipeline.errors import GatewayError, Outcome, Source
+from gateway.pipeline.errors import GatewayError, Outcome, Source, UpstreamConnectError
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.pool import Held
 from gateway.pipeline.ports import Call
@@ -105,7 +105,7 @@ class Attempt:
         """The call failed: the instance is to blame unless the client or the gateway was."""
         if self._over:
             return
-        self._release(Outcome.FAILURE if error.source is Source.UPSTREAM else Outcome.IGNORED)
+        self._release(_verdict(error))
         try:
             self._exchange.on_upstream_error(error)
         except Exception as bug:
@@ -145,3 +145,9 @@ class Attempt:
 
     def __repr__(self) -> str:
         return f"<Attempt at {self._held.instance!r}{' over' if self._over else ''}>"
+
+
+def _verdict(error: GatewayError) -> Outcome:
+    if error.source is not Source.UPSTREAM:
+        return Outcome.IGNORED
+    return Outcome.UNREACHABLE if isinstance(error, UpstreamConnectError) else Outcome.FAILURE

@@ -36,6 +36,7 @@ class Outcome(Enum):
 
     SUCCESS = "success"
     FAILURE = "failure"
+    UNREACHABLE = "unreachable"  # a failure that needs no second one to be believed: nobody listens there
     IGNORED = "ignored"  # the client left, or the answer says nothing of the instance's health
 
 

@@ -270,10 +270,10 @@ class Pool:
         """One attempt is over: everybody who learns from outcomes learns from this one."""
         instance.in_flight -= 1
         self.in_flight -= 1
+        unreachable = outcome is Outcome.UNREACHABLE
         if instance.breaker is not None:
-            instance.breaker.record(
-                outcome is not Outcome.FAILURE, latency, now, permit, outcome is Outcome.IGNORED
-            )
+            failed = unreachable or outcome is Outcome.FAILURE
+            instance.breaker.record(not failed, latency, now, permit, outcome is Outcome.IGNORED)
         if outcome is Outcome.IGNORED:
             return
         ok = outcome is Outcome.SUCCESS
@@ -283,7 +283,7 @@ class Pool:
         else:
             instance.failures += 1
             instance.latency.record_error(latency, now)
-        until = self._ejector.record(instance.id, ok, now, len(self.members.instances))
+        until = self._ejector.record(instance.id, ok, now, len(self.members.instances), unreachable)
         if until is not None:
             instance.ejected_until = until
         if self._limit is not None:

@@ -34,6 +34,23 @@ def test_failures_in_a_row_eject_an_instance_while_the_others_are_well():
     assert ejector.ejected(6) == []
 
 
+def test_one_failure_is_enough_where_nobody_listens():
+    ejector = Ejector(consecutive=5, base=5)
+    healthy(ejector, 0)
+    assert ejector.record("a", False, 1, len(POOL), unreachable=True) == 6
+    healthy(ejector, 1, keys=POOL[1:])
+    assert ejector.record("a", False, 6, len(POOL), unreachable=True) == 16  # a relapse
+
+
+def test_nobody_is_ejected_where_nobody_listens_anywhere():
+    ejector = Ejector(consecutive=5, base=5)
+    healthy(ejector, 0)
+    for _ in range(20):
+        for key in POOL:
+            ejector.record(key, False, 1, len(POOL), unreachable=True)
+    assert len(ejector.ejected(1)) <= len(POOL) // 2
+
+
 def test_outcomes_of_an_ejected_instance_change_nothing():
     ejector = Ejector(consecutive=2)
     healthy(ejector, 0)
