@@ -20,7 +20,9 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 @pytest.fixture
 async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
     (tmp_path / "gateway.yaml").write_text(
-        "listen: {http: '127.0.0.1:0', admin: '127.0.0.1:0'}\nlog: {access: off}\n"
+        "listen: {http: '127.0.0.1:0', admin: '127.0.0.1:0'}\n"
+        "log: {access: off}\n"
+        "telemetry: {otlp: 'http://127.0.0.1:1/v1/traces', sample: 0%}\n"
     )
     loaded = read(tmp_path)
     assert loaded.schema is not None, loaded.report()
