@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import orjson
 from aiohttp import web
 
 from gateway.admin import views
 from gateway.admin.guard import Guard, problem
-from gateway.admin.registry import RegistryRoutes
+from gateway.admin.registry import DEFAULT_TTL, RegistryRoutes
 from gateway.config.secret import Secret
 from gateway.discovery.local import LocalRegistry
 from gateway.discovery.registry import RegistryStatus
@@ -83,9 +83,18 @@ class Operations(Protocol):
 
 
 def make_app(
-    operations: Operations, *, host: str, token: Secret | None, local: LocalRegistry | None
+    operations: Operations,
+    *,
+    host: str,
+    token: Secret | None,
+    local: LocalRegistry | None,
+    ttl: float = DEFAULT_TTL,
 ) -> web.Application:
-    """Make the application. host: the name it listens at; local: None when another registry is configured."""
+    """Make the application.
+
+    host: the name it listens at. local: None when another registry is configured. ttl: s, the lease of a
+    registration that names none.
+    """
     guard = Guard(host, token)
     app = web.Application(middlewares=[guard.middleware], client_max_size=BODY_LIMIT)
     handlers = _Handlers(operations)
@@ -105,7 +114,7 @@ def make_app(
         ]
     )
     if local is not None:
-        app.add_routes(RegistryRoutes(local, operations.now).table())
+        app.add_routes(RegistryRoutes(local, operations.now, ttl).table())
     return app
 
 
@@ -157,7 +166,7 @@ class _Handlers:
 
     async def reload(self, request: web.Request) -> web.Response:
         wanted = request.headers.get("If-Match")
-        if wanted is not None and wanted.strip('"') != self._runtime.snapshot.digest:
+        if wanted is not None and not _matches(wanted, self._runtime.snapshot.digest):
             return problem(412, "changed_meanwhile", "other policies run by now than If-Match names")
         result = await self._runtime.reload()
         return _json(result, status=200 if result.get("ok") else 422)
@@ -171,12 +180,28 @@ class _Handlers:
     async def explain(self, request: web.Request) -> web.Response:
         try:
             asked = orjson.loads(await request.read())
-            method, url = str(asked.get("method", "GET")), str(asked["url"])
-            headers = {str(name): str(value) for name, value in dict(asked.get("headers", {})).items()}
-            body = str(asked.get("body", "")).encode()
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
-            return problem(400, "malformed", 'expected {"method": …, "url": …, "headers": {…}, "body": "…"}')
-        return _json(await self._runtime.explain(method, url, headers, body))
+        except orjson.JSONDecodeError:
+            asked = None
+        match asked:
+            case {"url": str(url), **rest}:
+                method, headers, body = (
+                    rest.get("method", "GET"),
+                    rest.get("headers", {}),
+                    rest.get("body", ""),
+                )
+                if isinstance(method, str) and isinstance(body, str) and _are_fields(headers):
+                    return _json(await self._runtime.explain(method, url, headers, body.encode()))
+        return problem(400, "malformed", 'expected {"method": "…", "url": "…", "headers": {…}, "body": "…"}')
+
+
+def _matches(field: str, digest: str) -> bool:
+    """Tell whether an If-Match field names this entity tag (RFC 9110 §13.1.1)."""
+    tags = [tag.strip().removeprefix("W/").strip('"') for tag in field.split(",")]
+    return field.strip() == "*" or digest in tags
+
+
+def _are_fields(headers: object) -> TypeGuard[dict[str, str]]:
+    return isinstance(headers, dict) and all(isinstance(value, str) for value in headers.values())
 
 
 def _json(value: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

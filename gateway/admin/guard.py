@@ -8,6 +8,7 @@ brings.
 from __future__ import annotations
 
 import hmac
+import logging
 from ipaddress import ip_address
 
 from aiohttp import web
@@ -17,6 +18,8 @@ from gateway.config.secret import Secret
 
 OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+log = logging.getLogger("headgate.admin")
 
 
 class Guard:
@@ -33,7 +36,7 @@ class Guard:
         @web.middleware
         async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
             refused = None if request.path in OPEN else self.refuse(request)
-            return refused if refused is not None else await handler(request)
+            return refused if refused is not None else await _answer(request, handler)
 
         return check
 
@@ -46,7 +49,8 @@ class Guard:
         if self._token is not None:
             scheme, _, presented = request.headers.get("Authorization", "").partition(" ")
             expected = self._token.reveal().encode()
-            if scheme.lower() != "bearer" or not hmac.compare_digest(presented.strip().encode(), expected):
+            token = presented.strip().encode("utf-8", "surrogateescape")  # as aiohttp decodes odd bytes
+            if scheme.lower() != "bearer" or not hmac.compare_digest(token, expected):
                 response = problem(401, "admin_token", "a bearer token is needed here")
                 response.headers["WWW-Authenticate"] = 'Bearer realm="headgate admin"'
                 return response
@@ -67,6 +71,21 @@ class Guard:
         if origin is None:
             return request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
         return origin.partition("://")[2] == request.host
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Run the handler; what aiohttp refuses (404, 405, 413) and bugs of ours read as all errors here do."""
+    try:
+        return await handler(request)
+    except web.HTTPException as refused:
+        code = refused.reason.lower().replace(" ", "_")
+        response = problem(refused.status, code, refused.reason)
+        if "Allow" in refused.headers:
+            response.headers["Allow"] = refused.headers["Allow"]
+        return response
+    except Exception:  # the operator finds the stack in the log; whoever asked gets none
+        log.exception("bug while answering %s %s", request.method, request.path)
+        return problem(500, "internal", "the gateway failed to answer this; its log says why")
 
 
 def _is_loopback(remote: str | None) -> bool:

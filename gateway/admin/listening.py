@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from aiohttp import web
 
 
@@ -20,7 +22,9 @@ class Listening:
         try:
             await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
-            reason = "the port is taken by another process" if error.errno == 98 else error.strerror
+            reason = (
+                "the port is taken by another process" if error.errno == errno.EADDRINUSE else error.strerror
+            )
             raise AdminBindError(f"can't listen on {host}:{port}: {reason}") from error
 
     @property

@@ -11,15 +11,16 @@ from gateway.admin.guard import problem
 from gateway.discovery.local import LocalRegistry, RegistryFull
 from gateway.discovery.members import Rejected, member_from_fields
 
-DEFAULT_TTL = 10.0  # s
+DEFAULT_TTL = 10.0  # s, where the policies' `registry.local.ttl` says nothing else
 
 
 class RegistryRoutes:
-    """One method per route."""
+    """One method per route. ttl: s, the lease of a registration that names none."""
 
-    def __init__(self, registry: LocalRegistry, now: Callable[[], float]) -> None:
+    def __init__(self, registry: LocalRegistry, now: Callable[[], float], ttl: float = DEFAULT_TTL) -> None:
         self._registry = registry
         self._now = now
+        self._ttl = ttl
 
     def table(self) -> list[web.RouteDef]:
         """The routes."""
@@ -40,9 +41,9 @@ class RegistryRoutes:
             fields = orjson.loads(await request.read())
         except orjson.JSONDecodeError as error:
             return problem(400, "malformed_json", f"the body is not JSON: {error}")
-        if not isinstance(fields, dict) or not isinstance(fields.get("id"), str):
+        if not isinstance(fields, dict) or not isinstance(fields.get("id"), str) or not fields["id"]:
             return problem(422, "malformed_request", 'expected an object with "id" and "address"')
-        ttl = fields.get("ttl", DEFAULT_TTL)
+        ttl = fields.get("ttl", self._ttl)
         if isinstance(ttl, bool) or not isinstance(ttl, int | float):
             return problem(422, "malformed_request", f"expected ttl in seconds, found {ttl!r}")
         return self._open(request.match_info["service"], fields, float(ttl))

@@ -25,6 +25,7 @@ from gateway.admin.listening import Listening
 from gateway.config.listing import listing
 from gateway.config.load import Loaded
 from gateway.config.schema import Limits, Schema, Store
+from gateway.config.schema import LocalRegistry as LocalRegistryConfig
 from gateway.discovery.etcd import EtcdSettings, TlsFiles
 from gateway.discovery.etcd_registry import EtcdRegistry
 from gateway.discovery.file import FileRegistry
@@ -231,7 +232,8 @@ class Worker:
     async def _open_admin(self, schema: Schema) -> None:
         listen = schema.listen.admin
         local = self._registry if isinstance(self._registry, LocalRegistry) else None
-        app = make_app(self, host=listen.address.host, token=listen.token, local=local)
+        wanted = self.schema.registry.local or LocalRegistryConfig()
+        app = make_app(self, host=listen.address.host, token=listen.token, local=local, ttl=wanted.ttl)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)

@@ -26,7 +26,9 @@ class Telemetry:
         self.tracing = tracing
 
     def on_done(self, ctx: Context) -> None:
-        """Count, log and trace one finished request."""
+        """Count, log and trace one finished request; one that was only explained is nobody's traffic."""
+        if ctx.dry:
+            return
         self.metrics.observe(ctx)
         self.access_log.observe(ctx)
         if ctx.sampled and self.tracing is not None:

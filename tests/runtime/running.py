@@ -113,3 +113,27 @@ async def until(condition: Callable[[], object], patience: float = PATIENCE) -> 
         assert time.monotonic() - started < patience, "it did not come"
         await asyncio.sleep(0.01)
     return time.monotonic() - started
+
+
+async def kserve(request: web.Request) -> web.StreamResponse:
+    """A model server in two lines: `m` takes two numbers a row and returns how many rows there were."""
+    if request.method == "GET":
+        tensor = {"name": "x", "datatype": "FP32", "shape": [-1, 2]}
+        output = {"name": "y", "datatype": "INT64", "shape": [1]}
+        return web.json_response({"name": "m", "platform": "test", "inputs": [tensor], "outputs": [output]})
+    rows = (await request.json())["inputs"][0]["shape"][0]
+    output = {"name": "y", "datatype": "INT64", "shape": [1], "data": [rows]}
+    return web.json_response({"model_name": "m", "outputs": [output]})
+
+
+def model_page(port: int, verbs: str = "") -> str:
+    """One endpoint `m` for the model that `kserve` serves."""
+    return (
+        f"pools:\n  m: {{instances: ['127.0.0.1:{port}'], speaks: kserve-v2}}\n"
+        f"endpoints:\n  m:\n    model: m\n    versions: {{1: m}}\n    authenticate: none\n{verbs}"
+    )
+
+
+def question(*row: float) -> dict[str, object]:
+    """One row for `m`, in KServe V2."""
+    return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": list(row)}]}
