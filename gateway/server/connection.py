@@ -22,6 +22,7 @@ from typing import Protocol, cast
 
 from gateway.http.framing import BadFraming, LengthReader
 from gateway.http.message import Request, Response
+from gateway.http.outbox import Outbox
 from gateway.http.parse import BadRequest, check_unfinished, parse_request
 from gateway.http.serialize import write_response_head
 from gateway.pipeline.errors import BadBody, BodyTimeout, BodyTooLarge, GatewayError
@@ -38,6 +39,7 @@ class Host(Protocol):
     begin: Begin
     timers: Timers
     loop: asyncio.AbstractEventLoop
+    outbox: Outbox
     draining: bool
 
     def date(self) -> bytes:
@@ -303,11 +305,12 @@ class ServerConnection(asyncio.Protocol):
     # What a stream asks for
 
     def send(self, data: bytes) -> None:
-        """Put bytes into the send buffer."""
-        self.transport.write(data)
+        """Send bytes, together with those of other connections."""
+        self._host.outbox.post(self.transport, data)
 
     def send_all(self, pieces: Sequence[bytes]) -> None:
         """Put several pieces into the send buffer without copying them together."""
+        self._host.outbox.flush()
         self.transport.writelines(pieces)
 
     def may_stay(self) -> bool:
@@ -361,6 +364,7 @@ class ServerConnection(asyncio.Protocol):
     def break_off(self) -> None:
         """Break the connection now."""
         self._closing = True
+        self._host.outbox.flush()
         self.transport.abort()
 
     # Between requests, and the end
@@ -393,7 +397,7 @@ class ServerConnection(asyncio.Protocol):
         """Answer what never became a request, and close."""
         body = response.body or b""
         head = write_response_head(response, length=len(body), connection=b"close", date=self._host.date())
-        self.transport.write(head + body)
+        self._host.outbox.post(self.transport, head + body)
         self._close(unread=True)
 
     def _close(self, unread: bool = False) -> None:
@@ -402,6 +406,7 @@ class ServerConnection(asyncio.Protocol):
             return
         self._closing = True
         self._buffer = b""
+        self._host.outbox.flush()
         settings = self._host.settings
         if unread and not self._eof:
             self._lingering = True

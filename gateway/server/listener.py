@@ -14,6 +14,7 @@ import socket
 from collections import Counter
 from email.utils import formatdate
 
+from gateway.http.outbox import Outbox
 from gateway.pipeline.ports import Begin, Clock, Timers
 from gateway.server.connection import ServerConnection
 from gateway.server.settings import ServerSettings
@@ -40,6 +41,7 @@ class Listener:
         self.timers = timers
         self.settings = settings or ServerSettings()
         self.loop = asyncio.get_running_loop()
+        self.outbox = Outbox(self.loop.call_soon)
         self.draining = False
         self._clock = clock
         self._server: asyncio.Server | None = None

@@ -27,6 +27,7 @@ from gateway.http.framing import (
     reader_for,
 )
 from gateway.http.message import Request, Response
+from gateway.http.outbox import Outbox
 from gateway.http.parse import BadResponse, HeadLimits, parse_response_head
 from gateway.pipeline.errors import (
     GatewayError,
@@ -52,6 +53,11 @@ class Home(Protocol):
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop, for its clock and `call_soon`."""
+        ...
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where requests wait for the end of the burst."""
         ...
 
     @property
@@ -124,7 +130,7 @@ class HttpCall:
                 raise ValueError("the request's body is not as long as was announced")
         self.sent = last
         if data:
-            connection.transport.write(data)
+            self.home.outbox.post(connection.transport, data)
 
     def pause(self) -> None:
         """Stop reading the response."""
@@ -207,7 +213,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._heard = False
         self._interim = 0
         self.calls += 1
-        self.transport.write(call.data)
+        self._home.outbox.post(self.transport, call.data)
         call.data = b""
         self.watch(call.until)
         if not call.sent:

@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
+from gateway.http.outbox import Outbox
 from gateway.http.parse import HeadLimits
 from gateway.pipeline.errors import GatewayError, Overloaded, UpstreamConnectError
 from gateway.pipeline.ports import Cancellable, Timers
@@ -49,6 +50,7 @@ class Connections:
         "_waiting",
         "host",
         "loop",
+        "outbox",
         "port",
         "settings",
         "timers",
@@ -61,12 +63,14 @@ class Connections:
         settings: ConnectionSettings,
         timers: Timers,
         loop: asyncio.AbstractEventLoop,
+        outbox: Outbox,
     ) -> None:
         self.host = host
         self.port = port
         self.settings = settings
         self.timers = timers
         self.loop = loop
+        self.outbox = outbox
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
         self._waiting: deque[HttpCall] = deque()

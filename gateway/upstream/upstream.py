@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from gateway.http.message import Request
+from gateway.http.outbox import Outbox
 from gateway.http.serialize import write_request_head
 from gateway.pipeline.ports import Destination, Sink, Timers
 from gateway.upstream.connection import HttpCall
@@ -26,7 +27,7 @@ class ConnectionCounts:
 class HttpUpstream:
     """Sends requests to instances. One per worker, shared by all pools; who opens it closes it."""
 
-    __slots__ = ("_by_address", "_loop", "_settings", "_timers")
+    __slots__ = ("_by_address", "_loop", "_outbox", "_settings", "_timers")
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class HttpUpstream:
         settings: ConnectionSettings | None = None,
     ) -> None:
         self._loop = loop
+        self._outbox = Outbox(loop.call_soon)
         self._timers = timers
         self._settings = settings or ConnectionSettings()
         self._by_address: dict[tuple[str, int], Connections] = {}
@@ -58,7 +60,7 @@ class HttpUpstream:
         # A good moment to forget instances that are gone: new addresses are rare.
         for known in [known for known, group in self._by_address.items() if group.is_unused()]:
             del self._by_address[known]
-        made = Connections(*address, self._settings, self._timers, self._loop)
+        made = Connections(*address, self._settings, self._timers, self._loop, self._outbox)
         self._by_address[address] = made
         return made
 
