@@ -124,6 +124,7 @@ def _traffic(axes: Axes, play: Play) -> None:
             fontsize=8,
             linespacing=1.05,
             bbox=PAPER,
+            zorder=5,
         )
 
 
@@ -139,9 +140,7 @@ def _latency(axes: Axes, play: Play) -> None:
             [slot * BIN for slot in instants], values, where="post", color=colour, linewidth=1.5, label=name
         )
     axes.axhline(at.TIMEOUT * 1000, color=FAINT, linewidth=1)
-    axes.annotate(
-        "timeout of the endpoint", (at.FREEZE - 1, at.TIMEOUT * 1150), ha="right", color=FAINT
-    )
+    axes.annotate(f"timeout, {at.TIMEOUT:g} s", (at.FREEZE - 1, at.TIMEOUT * 1150), ha="right", color=FAINT)
     axes.set_yscale("log")
     axes.set_ylim(top=at.TIMEOUT * 1000 * 3)
     axes.set_yticks([1, 10, 100, 1000], ["1 ms", "10 ms", "100 ms", "1 s"])

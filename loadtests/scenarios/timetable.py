@@ -6,8 +6,9 @@ judged on traffic that only its own event has touched:
 
     0 ─ calm ─ 20 ─ edited policy ─ 30 ─ killed ─ 46 ─ frozen candidate ─ 60 ─ surge ─ 68 ── 70
 
-The breaker comes before the surge, for it is a share of the calls of the last ten seconds: the fewer calls
-the candidate had before it froze, the sooner the failures are half of them.
+The breaker judges a share of the calls of the last ten seconds, so the freeze comes before the surge: the
+candidate had at most some 60 good calls in that time, and those who insist on it bring 100 bad ones within
+the second that the health check needs to take it out.
 """
 
 from __future__ import annotations
@@ -54,6 +55,6 @@ class Part:
 FREE: Final = Part(users=4, rate=20.0)
 FRESH: Final = Part(users=8, rate=30.0)  # twice: in each dialect
 REPEAT: Final = Part(users=3, rate=10.0)  # twice
-FORCED: Final = Part(users=80, rate=80.0, begins=FREEZE + 0.1, ends=SURGE - 2.0)
+FORCED: Final = Part(users=100, rate=100.0, begins=FREEZE + 0.1, ends=SURGE - 2.0)
 CROWD: Final = Part(users=30, rate=260.0, begins=SURGE, ends=SURGE_ENDS)
 USERS: Final = FREE.users + 2 * (FRESH.users + REPEAT.users) + FORCED.users + CROWD.users
