@@ -1,6 +1,4 @@
-"""From the checked policies to a snapshot. A reload keeps whatever is equal.
-
-Pools with their breakers, filters.
+"""From the checked policies to a snapshot. A reload keeps whatever is equal: pools, filters, the directory.
 
 `build` makes everything before anything is swapped in; if it raises, the running snapshot was not touched.
 A pool is kept when its settings and its source are equal, a filter when its rules and what it was built
@@ -54,6 +52,7 @@ class Built:
     snapshot: Snapshot
     schema: Schema
     pool_configs: dict[str, PoolConfig] = field(default_factory=dict)
+    directory: Directory = field(default_factory=lambda: Directory({}, ()))
     filters: dict[tuple[str, str], tuple[Parts, tuple[Rule[object], ...], tuple[Filter, ...]]] = field(
         default_factory=dict
     )
@@ -78,7 +77,7 @@ def build(schema: Schema, digest: str, ports: Ports, previous: Built | None) -> 
         trace_share=schema.telemetry.sample if schema.telemetry.otlp else 0.0,
         answer_limit=schema.limits.answer_bytes,
     )
-    built = Built(snapshot, schema, dict(schema.pools))
+    built = Built(snapshot, schema, dict(schema.pools), directory)
     endpoints = {
         name: _endpoint(schema, config, pools, directory, issuers, ports, previous, built)
         for name, config in schema.endpoints.items()
@@ -137,8 +136,7 @@ def _directory(schema: Schema, previous: Built | None) -> Directory:
         schema.principals,
         schema.plans,
     ):
-        for parts, _, _ in previous.filters.values():
-            return parts.directory
+        return previous.directory
     importance = {name: plan.importance or "" for name, plan in schema.plans.items()}
     credentials: dict[bytes, Credential] = {}
     principals = []
@@ -194,6 +192,7 @@ def _endpoint(
         signatures=ports.signatures,
         pressure=ports.pressure,
         gateways=ports.gateways,
+        on_store_failure=schema.stores.on_store_failure,
     )
     always = (*ALWAYS, *ALWAYS_FOR_MODELS) if config.model else ALWAYS
     filters: list[Filter] = [make(parts) for make in always]

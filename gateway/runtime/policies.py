@@ -13,15 +13,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from gateway.config.load import Loaded, load, policy_files
-from gateway.config.schema import Schema
+from gateway.config.schema import Limits, Schema
 from gateway.filters.catalog import KINDS
 from gateway.runtime.build import Built, Ports, build, discarded
 
 EVERY = 0.2  # s
+FIXED = ("listen", "registry", "stores", "log", "telemetry")  # what is opened once, at the start
+LIVE_LIMITS = frozenset(
+    {"request_timeout", "trusted_proxies", "answer_bytes", "buffered_bytes"}
+)  # snapshot's
 
 log = logging.getLogger("headgate.policies")
 
@@ -76,6 +80,7 @@ class Policies:
         self._ports = ports
         self._wall = wall
         self._install = install
+        self._started = Schema()  # what the parts that only a restart changes were made from
         self._seen: Signature = ()
         self._references: tuple[Path, ...] = ()
         self._lock = asyncio.Lock()
@@ -86,6 +91,7 @@ class Policies:
             raise PoliciesInvalid(loaded)
         self._references = loaded.references
         self._seen = signature(self.folder, self._references)
+        self._started = loaded.schema
         self._took(build(loaded.schema, loaded.digest, self._ports, None), ())
 
     async def watch(self) -> None:
@@ -109,11 +115,12 @@ class Policies:
             if built is None:
                 return self._failed(loaded.digest, tuple(str(problem) for problem in loaded.errors))
             assert self.built is not None
+            notes = needs_restart(self._started, built.schema)
             if built.schema == self.built.schema:
-                self.report = Report(True, self._wall(), loaded.digest, notes=self.report.notes)
+                self.report = Report(True, self._wall(), loaded.digest, notes=notes)
                 return self.report
             self.reloads += 1
-            self._took(built, needs_restart(self.built.schema, built.schema))
+            self._took(built, notes)
             log.info("policies reloaded: version %d, digest %s", built.snapshot.version, loaded.digest[:12])
             return self.report
 
@@ -154,10 +161,12 @@ def signature(folder: Path, references: Iterable[Path] = ()) -> Signature:
 
 
 def needs_restart(before: Schema, after: Schema) -> tuple[str, ...]:
-    """Name what was changed and only a restart applies."""
-    fixed = ("listen", "registry", "stores", "log", "telemetry")
-    return tuple(
-        f"'{name}' was changed: that takes effect at the next start"
-        for name in fixed
-        if getattr(before, name) != getattr(after, name)
-    )
+    """Name what differs from the start and only a restart applies."""
+    changed = [name for name in FIXED if getattr(before, name) != getattr(after, name)]
+    limits = [
+        f"limits.{field.name}"
+        for field in fields(Limits)
+        if field.name not in LIVE_LIMITS
+        and getattr(before.limits, field.name) != getattr(after.limits, field.name)
+    ]
+    return tuple(f"'{name}' was changed: that takes effect at the next start" for name in (*changed, *limits))

@@ -7,6 +7,7 @@ import gc
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -45,13 +46,17 @@ def serve(
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
-    worker = Worker(folder, loaded, schema)
+    with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
+        return runner.run(_run(Worker(folder, loaded, schema)))
+
+
+def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's, where there is one; None: asyncio's own."""
     try:
         import uvloop
-
-        return uvloop.run(_run(worker))
     except ImportError:
-        return asyncio.run(_run(worker))
+        return None
+    return uvloop.new_event_loop
 
 
 def overrule(
@@ -108,7 +113,7 @@ async def _run(worker: Worker) -> int:
         print(invalid, file=sys.stderr)
         await worker.stop()
         return 1
-    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(worker))
+    loop.add_signal_handler(signal.SIGHUP, worker.reload_soon)
     host, port = worker.http_address
     admin_host, admin_port = worker.admin_address
     print(f"ready http://{host}:{port} admin http://{admin_host}:{admin_port}", file=sys.stderr, flush=True)
@@ -121,8 +126,3 @@ async def _run(worker: Worker) -> int:
     if broken:
         log.warning("%d connections were broken after the grace period", broken)
     return 0
-
-
-def _reload(worker: Worker) -> None:
-    task = asyncio.get_running_loop().create_task(worker.policies.reload(), name="reload on SIGHUP")
-    task.add_done_callback(lambda done: done.exception())

@@ -143,7 +143,21 @@ class Worker:
     def _own(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Forget a task; one that failed is told, for nobody waits for it."""
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("task '%s' ended by a bug", task.get_name(), exc_info=task.exception())
+
+    def reload_soon(self) -> None:
+        """Read the policies, as SIGHUP asks; the report says how it went."""
+
+        async def reload() -> None:
+            await self.policies.reload()
+
+        self._own(reload(), "reload")
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
