@@ -19,7 +19,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -274,7 +273,9 @@ class Running:
         self, folder: Path, *options: str, policies: Path = POLICIES, env: Mapping[str, str] | None = None
     ):
         self.folder = folder
-        self.policies = folder / "policies"
+        self.policies = folder / (
+            options[options.index("--policies") + 1] if "--policies" in options else "policies"
+        )
         folder.mkdir(parents=True, exist_ok=True)
         if not self.policies.exists():
             shutil.copytree(policies, self.policies, ignore=shutil.ignore_patterns("overrides.yaml"))
@@ -467,5 +468,8 @@ def sum_of(text: str, name: str, labels: Mapping[str, str]) -> float:
 
 def backend_requests(address: str) -> float:
     """How many inference requests a backend has answered, as it counts itself."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as response:
-        return sum_of(response.read().decode(), "headgate_backend_requests_total", {})
+    client = Client(int(address.rpartition(":")[2]))
+    try:
+        return sum_of(client.ask("/metrics", headers={}).body.decode(), "headgate_backend_requests_total", {})
+    finally:
+        client.close()
