@@ -3,6 +3,11 @@ together.
 
 Nothing in it is special: the gateway is `headgate serve` on the policy folder, each model server is `python
 -m backends serve` registering itself, and every line that it prints can be typed by hand.
+
+A signal only sets a flag that every wait looks at. An exception out of a signal handler could come between
+the start of a child and its being written down, or in the middle of stopping the others: a second Ctrl-C
+would leave them running. A shell ignores SIGINT for what it starts in the background, so each signal has its
+own handler and none relies on another; SIGHUP, a closed terminal, stops the demo too.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +30,8 @@ from typing import Any
 from gateway.config.units import parse_address, render_address
 
 PATIENCE = 60.0  # s until everything must be up
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of this machine
+GRACE = 8.0  # s until a child that was asked to stop is killed
 FIRST = (  # name, model and version, service, registry's version
     ("digits-v2-a", "digits=2", "digits", "v2"),
     ("digits-lite-a", "digits-lite=1", "digits-lite", "v1"),
@@ -48,6 +56,10 @@ class DemoFailed(Exception):
     """Something did not come up; the text says what and what to do."""
 
 
+class Interrupted(Exception):
+    """Somebody asked the demo to stop while it was starting."""
+
+
 class Demo:
     """Starts everything, prints what to try, waits for Ctrl-C, stops everything."""
 
@@ -67,23 +79,35 @@ class Demo:
         self.models = models or Path(__file__).resolve().parents[2] / "backends" / "models"
         self.folder = Path(".demo")
         self.children: list[Child] = []
+        self._stopping = False
 
     def run(self) -> int:
-        """Returns the exit code: 0 after Ctrl-C, 3 when something did not come up."""
-        for number in (signal.SIGTERM, signal.SIGINT):  # a shell's `&` leaves SIGINT ignored
-            signal.signal(number, signal.default_int_handler)
+        """Returns the exit code: 0 after Ctrl-C, SIGTERM or SIGHUP, 3 when something did not come up."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._ask_to_stop)
         try:
             self._start()
-            print(self.lines(), flush=True)
+            self._say(self.lines())
             self._wait()
         except DemoFailed as failed:
             print(f"headgate demo: {failed}", file=sys.stderr)
             return 3
-        except KeyboardInterrupt:
-            print("\nstopping", flush=True)
+        except Interrupted:
+            self._say("\nstopping")
         finally:
             self._stop()
         return 0
+
+    def _ask_to_stop(self, number: int, frame: object) -> None:
+        self._stopping = True
+
+    def _pause(self, seconds: float) -> None:
+        """Let time pass. Raises Interrupted when somebody asked to stop."""
+        end = time.monotonic() + seconds
+        while not self._stopping and (left := end - time.monotonic()) > 0:
+            time.sleep(min(0.1, left))
+        if self._stopping:
+            raise Interrupted
 
     # Starting
 
@@ -96,12 +120,12 @@ class Demo:
             *("--access-log", str(self.folder / "access.log")),
             *(("--registry", registry) if registry else ()),
         ]
-        self._say(f"starting the gateway on {self.http}, admin on {self.admin}")
+        self._say(f"  starting the gateway on {self.http}, admin on {self.admin}")
         self._spawn("gateway", gateway)
         self._until_up("the gateway", f"http://{self.admin}/healthz")
         for instances in (FIRST, LAST):
             for name, model, service, version in instances:
-                self._say(f"starting {name} (model {model})")
+                self._say(f"  starting {name} (model {model})")
                 self._spawn(name, self.backend(model, service, version))
             self._until("every instance", self._all_registered)
         self._until_up("every pool", f"http://{self.admin}/readyz")
@@ -134,12 +158,12 @@ class Demo:
         token = os.environ.get("HEADGATE_ADMIN_TOKEN")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         request = urllib.request.Request(f"http://{self.admin}{path}", headers=headers)
-        with urllib.request.urlopen(request, timeout=1) as answer:
+        with DIRECT.open(request, timeout=1) as answer:
             return json.load(answer)
 
     def _until_up(self, what: str, url: str) -> None:
         def ask() -> str | None:
-            with urllib.request.urlopen(url, timeout=1) as answer:
+            with DIRECT.open(url, timeout=1) as answer:
                 return None if answer.status == 200 else f"it answers {answer.status}"
 
         self._until(what, ask)
@@ -151,6 +175,8 @@ class Demo:
             for child in self.children:
                 if child.process.poll() is not None:
                     raise DemoFailed(f"{child.name} ended:\n{_tail(child.log)}{_advice(child.log)}")
+            if self._stopping:
+                raise Interrupted
             try:
                 reason = look()
             except urllib.error.HTTPError as error:
@@ -161,23 +187,21 @@ class Demo:
                 return
             if time.monotonic() > end:
                 raise DemoFailed(f"{what} did not come up within {PATIENCE:g} s: {reason}")
-            time.sleep(0.1)
+            self._pause(0.1)
 
     def _wait(self) -> None:
         """Report deaths and what became of edited policies, until Ctrl-C or the gateway ends."""
         known = {child.name for child in self.children}
         told = self._reloads(0.0)
         while True:
-            time.sleep(0.3)
+            self._pause(0.3)
             told = self._reloads(told)
             for child in self.children:
                 if child.name in known and child.process.poll() is not None:
                     known.discard(child.name)
                     if child.name == "gateway":
                         raise DemoFailed(f"the gateway ended:\n{_tail(child.log)}")
-                    print(
-                        f"{child.name} ended; start it again with:\n  {shlex.join(child.command)}", flush=True
-                    )
+                    self._say(f"{child.name} ended; start it again with:\n  {shlex.join(child.command)}")
 
     def _reloads(self, told: float) -> float:
         """Say what became of the policies since `told` (s since the epoch); returns when that was."""
@@ -187,20 +211,18 @@ class Demo:
             return told
         if told and report["at"] > told:
             if report["ok"]:
-                print("policies: live", flush=True)
+                self._say("policies: live")
             else:
-                print("policies: nothing was changed, for they are wrong:", flush=True)
+                self._say("policies: nothing was changed, for they are wrong:")
             for line in (*report["errors"], *report["notes"]):
-                print(f"  {line}", flush=True)
+                self._say(f"  {line}")
         return float(report["at"])
 
     def _stop(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):  # an impatient second Ctrl-C must not leave orphans
-            signal.signal(number, signal.SIG_IGN)
         for child in reversed(self.children):
             if child.process.poll() is None:
                 child.process.send_signal(signal.SIGTERM)
-        end = time.monotonic() + 8.0
+        end = time.monotonic() + GRACE
         for child in self.children:
             try:
                 child.process.wait(max(0.1, end - time.monotonic()))
@@ -208,8 +230,11 @@ class Demo:
                 child.process.kill()
                 child.process.wait()
 
-    def _say(self, what: str) -> None:
-        print(f"  {what}", flush=True)
+    @staticmethod
+    def _say(what: str) -> None:
+        """Print; a terminal that was closed meanwhile must not keep the children from being stopped."""
+        with suppress(OSError):
+            print(what, flush=True)
 
     # What to try
 
@@ -224,6 +249,7 @@ class Demo:
         (self.folder / "digit.json").write_text(rows)
         (self.folder / "digit-v2.json").write_text(v2)
         port = "" if self.admin == "127.0.0.1:9080" else f" --admin http://{self.admin}"
+        where = "" if self.policies == Path("policies") else f" --policies {shlex.quote(str(self.policies))}"
         victim = next(child for child in self.children if child.name == "digits-v1-a")
         tfs = f"curl -si -H 'X-API-Key: demo-pro' {url}/v1/models/digits:predict -d @.demo/digit.json"
         return f"""
@@ -253,9 +279,9 @@ A breaker and a dead instance (nobody sees an error; look at state):
 Why is it so?
   {command} explain POST /v1/models/digits:predict -H 'X-API-Key: demo-free' -d @.demo/digit.json{port}
 An incident, and its end:
-  {command} throttle digits 1/s --for 1m
-  {command} degrade digits --to digits-lite --for 1m     # answers carry x-degraded
-  {command} clear digits
+  {command} throttle digits 1/s --for 1m{where}
+  {command} degrade digits --to digits-lite --for 1m{where}     # answers carry x-degraded
+  {command} clear digits{where}
 Ctrl-C stops everything. Logs: .demo/
 """
 
