@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from gateway.config.load import Loaded, load, policy_files
@@ -162,6 +162,7 @@ def signature(folder: Path, references: Iterable[Path] = ()) -> Signature:
 
 def needs_restart(before: Schema, after: Schema) -> tuple[str, ...]:
     """Name what differs from the start and only a restart applies."""
+    before = replace(before, stores=replace(before.stores, on_store_failure=after.stores.on_store_failure))
     changed = [name for name in FIXED if getattr(before, name) != getattr(after, name)]
     limits = [
         f"limits.{field.name}"
