@@ -87,3 +87,15 @@ def test_gauges_are_not_rated() -> None:
     for title, text in expressions(DASHBOARD):
         for name in re.findall(r"rate\((headgate_\w+)", text):
             assert name.endswith(("_total", "_bucket", "_sum", "_count")), title
+
+
+def test_instances_of_pools_are_told_from_what_prometheus_calls_an_instance() -> None:
+    """Prometheus' own label `instance` names the gateway scraped; ours arrives as `exported_instance`."""
+    legends = [
+        target["legendFormat"]
+        for panel in PANELS
+        for target in panel["targets"]
+        if "headgate_instance_" in target["expr"]
+    ]
+    assert len(legends) == 4
+    assert all("{{exported_instance}}" in legend for legend in legends)
