@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import sys
@@ -14,8 +15,19 @@ from typing import Any
 DEFAULT_ADMIN = "http://127.0.0.1:9080"
 
 
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the token is for no proxy to see
+
+
 class NobodyThere(Exception):
-    """The admin API did not answer."""
+    """The admin API did not answer. exit_code: of the command that asked."""
+
+    exit_code = 3
+
+
+class Refused(NobodyThere):
+    """The admin API answered No: a missing token, a question that it does not understand."""
+
+    exit_code = 1
 
 
 def add_policies(parser: argparse.ArgumentParser) -> None:
@@ -42,24 +54,31 @@ def add_admin(parser: argparse.ArgumentParser) -> None:
 
 
 def ask(admin: str, method: str, path: str, body: object = None) -> Any:
-    """Ask the admin API and return its JSON. Raises NobodyThere; an error's JSON is returned as it is."""
+    """Ask the admin API and return its JSON. Raises NobodyThere, and Refused for an error with a reason."""
     headers = {"Accept": "application/json"}
     token = os.environ.get("HEADGATE_ADMIN_TOKEN")
     if token:
         headers["Authorization"] = f"Bearer {token}"
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(admin.rstrip("/") + path, data=data, headers=headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        request = urllib.request.Request(admin.rstrip("/") + path, data=data, headers=headers, method=method)
+        with DIRECT.open(request, timeout=10) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
-        try:
-            return json.load(error)
-        except ValueError:
-            raise NobodyThere(f"{admin} answered {error.code}, and that is no Headgate") from error
-    except (OSError, ValueError) as error:
+        raise _refused(admin, error) from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise NobodyThere(f"no gateway answers at {admin} ({reason}); is it running?") from error
+
+
+def _refused(admin: str, error: urllib.error.HTTPError) -> NobodyThere:
+    try:
+        with error:
+            detail = str(json.load(error)["detail"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return NobodyThere(f"{admin} answered {error.code}, and that is no Headgate")
+    hint = " (HEADGATE_ADMIN_TOKEN holds it)" if error.code == 401 else ""
+    return Refused(f"{detail}{hint}")
 
 
 def fail(message: str, code: int) -> int:

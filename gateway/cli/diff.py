@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         try:
             before, name = ask(args.admin, "GET", "/policies")["listing"], "running"
-        except (NobodyThere, KeyError) as error:
-            return fail(f"{error} (or compare two folders with --against DIR)", 3)
+        except NobodyThere as nobody:
+            return fail(f"{nobody} (or compare two folders with --against DIR)", nobody.exit_code)
     after = listing(loaded.schema)
     changes = list(difflib.unified_diff(before, after, name, str(args.policies), lineterm="", n=0))
     for line in changes:

@@ -21,9 +21,7 @@ def run(args: argparse.Namespace) -> int:
         endpoints = ask(args.admin, "GET", "/endpoints")
         instances = ask(args.admin, "GET", "/instances")
     except NobodyThere as nobody:
-        return fail(str(nobody), 3)
-    if isinstance(endpoints, dict):
-        return fail(str(endpoints.get("detail", endpoints)), 3)
+        return fail(str(nobody), nobody.exit_code)
     for endpoint in endpoints:
         what = f"model {endpoint['model']}" if endpoint["model"] else "by path"
         print(f"{endpoint['name']}  ({what}; {endpoint['defined_at']})")

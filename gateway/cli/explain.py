@@ -41,13 +41,13 @@ def run(args: argparse.Namespace) -> int:
             body = sys.stdin.read() if body == "@-" else Path(body[1:]).read_text()
         except OSError as error:
             return fail(f"{body[1:]}: {error.strerror}", 2)
+        except UnicodeDecodeError:
+            return fail(f"{body[1:]}: a body that is not UTF-8 can't be explained", 2)
     asked = {"method": args.method.upper(), "url": args.url, "headers": headers, "body": body}
     try:
         told = ask(args.admin, "POST", "/explain", asked)
     except NobodyThere as nobody:
-        return fail(str(nobody), 3)
-    if "trail" not in told:
-        return fail(str(told.get("detail", told)), 2)
+        return fail(str(nobody), nobody.exit_code)
     print(render(told))
     return 0 if told["status"] < 400 else 1
 
