@@ -19,7 +19,7 @@ from gateway.config.kind import REQUIRED, Reference, setting
 from gateway.config.units import Ratio
 from gateway.governance.split import Split
 from gateway.http.message import Response
-from gateway.pipeline.choice import Choices, choose
+from gateway.pipeline.choice import NEWEST, Choices, choose
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import Refusal
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
@@ -63,15 +63,16 @@ class SendFilter(Filter):
         self._split = Split(rule.value.weights)
         self._only = self._split.arms[0] if len(self._split.arms) == 1 else ""
         self._chance = parts.ids.chance
-        for target in self._split.arms:
-            self._choices.must_find(target)
+        found = [self._choices.must_find(target) for target in self._split.arms]
+        # One target that always means the same is found once.
+        self._fixed = found[0] if self._only and self._only != NEWEST else None
 
     def on_request(self, ctx: Context) -> Response | Refusal | None:
         """Choose, unless somebody did; what an operator sends beats a release."""
         if ctx.chosen_by and not (self._rule.override and ctx.chosen_by == "release"):
             return None
         target = self._only or self._split.choose(self._chance())
-        chosen = self._choices.must_find(target)
+        chosen = self._fixed or self._choices.must_find(target)
         if self._rule.enforce:
             choose(ctx, chosen, "send")
             ctx.arm = ""

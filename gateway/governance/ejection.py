@@ -41,7 +41,10 @@ RECENT = 0.2
 HEARD = 10.0
 """Seconds for which a recent share is worth something."""
 REFRESH = 0.25
-"""Seconds for which the comparison with the others is kept while nothing fails."""
+"""Seconds for which the comparison with the others is kept while nothing fails, and for which successes of an
+instance that nothing speaks against are only counted."""
+FORGIVEN = 1e-3
+"""A recent share of failures below this is none."""
 ORDINARY = 0.05
 """Where more than this share of the others' calls fails, failures in a row mean less and more are
 needed."""
@@ -63,12 +66,18 @@ class _Track:
         "out_until",
         "recent",
         "relapses",
+        "since",
         "statistics",
         "steps_down",
+        "successes",
+        "suspect",
     )
 
     def __init__(self) -> None:
-        self.calls = 0.0  # decayed, as `failures` is
+        self.calls = 0.0  # decayed, as `failures` is, up to `since`
+        self.since = -inf
+        self.successes = 0  # of the moment after `since`: not in `calls` yet
+        self.suspect = False  # something speaks against it; while nothing does, successes are only counted
         self.failures = 0.0
         self.heard_at = -inf
         self.recent = 0.0  # share of failures among the last few calls
@@ -109,6 +118,10 @@ class Ejector:
         track = self._tracks.get(key)
         if track is None:
             track = self._tracks[key] = _Track()
+        if ok and not track.suspect and now < track.since + REFRESH:
+            track.successes += 1
+            track.heard_at = now
+            return None
         if now < track.out_until:
             return None  # a call that was under way when it was ejected
         _learn(track, ok, now)
@@ -138,10 +151,14 @@ class Ejector:
             track.steps_down = [log((1 - min(WORST, ratio * q0)) / (1 - q0)) for ratio in RATIOS]
             track.compared_at = now
         _step(track, track.steps_down)
+        if track.recent < FORGIVEN and not track.relapses and max(track.statistics) <= 0.0:
+            track.suspect = False
+            track.recent = 0.0
 
     def _is_outlier(self, track: _Track, now: float, enough: int) -> bool:
         q0 = self._compare(track, now)
         track.compared_at = -inf
+        track.suspect = True
         _step(track, [log(min(WORST, ratio * q0) / q0) for ratio in RATIOS])
         if q0 >= WORST:
             return False  # the others fail as well: nobody is an outlier
@@ -159,8 +176,8 @@ class Ejector:
         for other in self._tracks.values():
             if other is track or now < other.out_until:
                 continue
-            weight = exp(min(0.0, other.heard_at - now) / FORGET)
-            calls += other.calls * weight
+            weight = exp(min(0.0, other.since - now) / FORGET)
+            calls += other.calls * weight + other.successes
             failures += other.failures * weight
             if now - other.heard_at < HEARD:
                 recent += other.recent
@@ -190,10 +207,11 @@ class Ejector:
 
 
 def _learn(track: _Track, ok: bool, now: float) -> None:
-    weight = exp(min(0.0, track.heard_at - now) / FORGET)
-    track.calls = track.calls * weight + 1.0
+    weight = exp(min(0.0, track.since - now) / FORGET)
+    track.calls = track.calls * weight + track.successes + 1.0
     track.failures *= weight
-    track.heard_at = now
+    track.successes = 0
+    track.since = track.heard_at = now
     track.recent *= 1.0 - RECENT
     if ok:
         track.in_a_row = 0

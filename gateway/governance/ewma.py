@@ -44,8 +44,9 @@ class Ewma:
             self.value = max(latency, 1e-6)
         else:
             elapsed = now - self._heard_at
-            # Several answers at one instant weigh as a millisecond each: none of them is thrown away.
-            self.value = value + (latency - value) * (1.0 - exp(-max(elapsed, 1e-3) / self.tau))
+            if elapsed < 1e-3:  # several answers at one instant weigh a millisecond each: none is thrown away
+                elapsed = 1e-3
+            self.value = value + (latency - value) * (1.0 - exp(-elapsed / self.tau))
         self._heard_at = now
 
     def record_error(self, latency: float, now: float) -> None:

@@ -140,6 +140,9 @@ class LeastCost(_Scan[C]):
             self._refresh(now)
         if tried:
             return self._cheapest(now, tried)
+        if len(self._likely) == 1:  # nobody to compare it with
+            only = self._likely[0][0]
+            return only if only.usable(now) else self._cheapest(now, tried)
         best: C | None = None
         least = inf
         ties = 0

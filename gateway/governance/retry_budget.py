@@ -35,7 +35,9 @@ class RetryBudget:
         """Count one request (not its retries)."""
         if self._refilled_at is None:
             self._refilled_at = now - 1.0  # as if it had stood for a second: the first request may be retried
-        self._tokens = min(self.cap, self._tokens + self.ratio)
+        self._tokens += self.ratio
+        if self._tokens > self.cap:
+            self._tokens = self.cap
 
     def spend(self, now: float) -> bool:
         """Pay for one more attempt; False: don't make it."""

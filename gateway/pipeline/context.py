@@ -61,45 +61,53 @@ class Stale:
 class Context:
     """One request's state. Times: seconds, monotonic (`started`, `deadline`, `now`). Sizes: bytes."""
 
-    # Most requests set few of these: defaults on the class cost nothing per request.
-    endpoint: Endpoint | None = None  # exchange
-    target: Target | None = None  # exchange: what the URL asks of which model
-    dialect: Dialect | None = None  # exchange: the client's
-    forwarded: Sequence[tuple[bytes, bytes]] = ()  # identify: Via, Forwarded, X-Forwarded-* for the instance
-    request_id: bytes = b""  # identify: the client's if it is well-formed, else ours
-    trace_id: bytes = b""  # identify: 32 hex digits (W3C Trace Context)
-    span_id: bytes = b""  # identify: 16 hex digits, ours
-    parent_span: bytes = b""  # identify: the caller's span, b"" where the trace begins here
-    traceparent: bytes = b""  # identify: what the instance gets
-    sampled: bool = False  # identify
-    credential_field: bytes = b""  # authenticate: the field that held it, not forwarded
-    principal: Principal | None = None  # authenticate
-    importance: int = 1  # importance: 0 critical, 1 normal, 2 sheddable
-    pool: Pool | None = None  # send, release, degrade
-    version: str = ""  # send, release: the model version chosen, "" = the pool's own
-    chosen_by: str = ""  # url | override | release | send: who chose pool and version, "" = nobody
-    arm: str = ""  # release: stable | candidate
-    other_arms: tuple[tuple[str, Pool, str], ...] = ()  # release: arm, pool, version that would do as well
-    parsed: InferRequest | None = None  # prediction
-    safe_to_retry: bool = False  # safe_to_retry
-    cache_status: bytes = b""  # cache: an RFC 9211 member for the answer and the log
-    stale: Stale | None = None  # cache
-    want_whole: int = 0  # bytes: on_response needs the whole answer if it is not larger
-    degraded: str = ""  # degrade: which step answered
-    attempts: int = 0  # attempt
-    instance: Instance | None = None  # attempt: the last one tried
-    upstream_seconds: float = 0.0  # attempt: until the head, summed over attempts
-    answered_by: str = ""  # exchange: the filter that answered or refused, "" = upstream
-    refusal: Refusal | None = None  # exchange
-    rehearsed: tuple[tuple[str, str], ...] = ()  # policies with `enforce: false` that would refuse, and codes
-    error: GatewayError | None = None  # exchange
-    status: int = 0  # exchange: 499 = the client left first
-    first_byte: float = 0.0  # exchange
-    finished: float = 0.0  # exchange
-    body_sent: int = 0  # exchange
-    dry: bool = False  # explain: decide, spend nothing, send nothing
-    trail: list[Decision] | None = None  # a list when somebody asked for the record
-    slots: dict[int, object] | None = None
+    __slots__ = (
+        "answered_by",
+        "arm",
+        "attempts",
+        "body_sent",
+        "cache_status",
+        "chosen_by",
+        "client",
+        "credential_field",
+        "deadline",
+        "degraded",
+        "dialect",
+        "dry",
+        "endpoint",
+        "error",
+        "finished",
+        "first_byte",
+        "forwarded",
+        "importance",
+        "instance",
+        "now",
+        "other_arms",
+        "parent_span",
+        "parsed",
+        "peer",
+        "pool",
+        "principal",
+        "refusal",
+        "rehearsed",
+        "request",
+        "request_id",
+        "safe_to_retry",
+        "sampled",
+        "slots",
+        "snapshot",
+        "span_id",
+        "stale",
+        "started",
+        "status",
+        "target",
+        "trace_id",
+        "traceparent",
+        "trail",
+        "upstream_seconds",
+        "version",
+        "want_whole",
+    )
 
     def __init__(self, request: Request, peer: Peer, snapshot: Snapshot, now: float) -> None:
         self.request = request
@@ -109,6 +117,47 @@ class Context:
         self.now = now  # read once per event, not per filter
         self.deadline = now + snapshot.default_timeout  # timeout
         self.client = peer.address  # identify: the address behind trusted proxies
+        self.endpoint: Endpoint | None = None  # exchange
+        self.target: Target | None = None  # exchange: what the URL asks of which model
+        self.dialect: Dialect | None = None  # exchange: the client's
+        # identify: Via, Forwarded, X-Forwarded-* for the instance
+        self.forwarded: Sequence[tuple[bytes, bytes]] = ()
+        self.request_id: bytes = b""  # identify: the client's if it is well-formed, else ours
+        self.trace_id: bytes = b""  # identify: 32 hex digits (W3C Trace Context)
+        self.span_id: bytes = b""  # identify: 16 hex digits, ours
+        self.parent_span: bytes = b""  # identify: the caller's span, b"" where the trace begins here
+        self.traceparent: bytes = b""  # identify: what the instance gets
+        self.sampled: bool = False  # identify
+        self.credential_field: bytes = b""  # authenticate: the field that held it, not forwarded
+        self.principal: Principal | None = None  # authenticate
+        self.importance: int = 1  # importance: 0 critical, 1 normal, 2 sheddable
+        self.pool: Pool | None = None  # send, release, degrade
+        self.version: str = ""  # send, release: the model version chosen, "" = the pool's own
+        self.chosen_by: str = ""  # url | override | release | send: who chose pool and version, "" = nobody
+        self.arm: str = ""  # release: stable | candidate
+        # release: arm, pool, version that would do as well
+        self.other_arms: tuple[tuple[str, Pool, str], ...] = ()
+        self.parsed: InferRequest | None = None  # prediction
+        self.safe_to_retry: bool = False  # safe_to_retry
+        self.cache_status: bytes = b""  # cache: an RFC 9211 member for the answer and the log
+        self.stale: Stale | None = None  # cache
+        self.want_whole: int = 0  # bytes: on_response needs the whole answer if it is not larger
+        self.degraded: str = ""  # degrade: which step answered
+        self.attempts: int = 0  # attempt
+        self.instance: Instance | None = None  # attempt: the last one tried
+        self.upstream_seconds: float = 0.0  # attempt: until the head, summed over attempts
+        self.answered_by: str = ""  # exchange: the filter that answered or refused, "" = upstream
+        self.refusal: Refusal | None = None  # exchange
+        # policies with `enforce: false` that would refuse, and codes
+        self.rehearsed: tuple[tuple[str, str], ...] = ()
+        self.error: GatewayError | None = None  # exchange
+        self.status: int = 0  # exchange: 499 = the client left first
+        self.first_byte: float = 0.0  # exchange
+        self.finished: float = 0.0  # exchange
+        self.body_sent: int = 0  # exchange
+        self.dry: bool = False  # explain: decide, spend nothing, send nothing
+        self.trail: list[Decision] | None = None  # a list when somebody asked for the record
+        self.slots: dict[int, object] | None = None  # what filters keep, by Slot
 
     def note(
         self,

@@ -55,6 +55,10 @@ class Phase(Enum):
     DONE = "done"
 
 
+# A member of an Enum costs a look-up in its class each time; a global costs none.
+NEW, DECIDING, COLLECTING, ATTEMPTING, ANSWERING, STREAMING, DONE = Phase
+
+
 def begin(gateway: Gateway, request: Request, peer: Peer, down: Downstream) -> Exchange:
     """Make the exchange of one request;
 
@@ -66,26 +70,44 @@ def begin(gateway: Gateway, request: Request, peer: Peer, down: Downstream) -> E
 class Exchange:
     """One request through the gateway. Implements ports.Receiver."""
 
-    # Most requests set few of these: defaults on the class cost nothing per request.
-    phase = Phase.NEW
-    _entered = -1  # position of the last filter whose on_request ran
-    _reached = -1  # filters up to here see the answer
-    _resume = 0  # index in chain.on_request to go on with
-    _collected: list[bytes] | None = None
-    _collected_size = 0
-    _complete = False  # what is collected is the answer's body, to its end
-    _forward: Forward | None = None
-    _attempt: Attempt | None = None
-    _tried: tuple[Instance, ...] = ()
-    _softened = False  # degraded once already
-    _whole: Response | None = None  # a head whose body is being read whole
-    _timer: Cancellable | None = None  # guards what no connection guards: waiting
-    _waiting = 0  # ticket: a late promise with an old ticket is ignored
+    __slots__ = (
+        "_attempt",
+        "_collected",
+        "_collected_size",
+        "_complete",
+        "_down",
+        "_entered",
+        "_forward",
+        "_gateway",
+        "_reached",
+        "_resume",
+        "_softened",
+        "_timer",
+        "_tried",
+        "_waiting",
+        "_whole",
+        "ctx",
+        "phase",
+    )
 
     def __init__(self, ctx: Context, down: Downstream, gateway: Gateway) -> None:
         self.ctx = ctx
         self._down = down
         self._gateway = gateway
+        self.phase = NEW
+        self._entered = -1  # position of the last filter whose on_request ran
+        self._reached = -1  # filters up to here see the answer
+        self._resume = 0  # index in chain.on_request to go on with
+        self._collected: list[bytes] | None = None
+        self._collected_size = 0
+        self._complete = False  # what is collected is the answer's body, to its end
+        self._forward: Forward | None = None
+        self._attempt: Attempt | None = None
+        self._tried: tuple[Instance, ...] = ()
+        self._softened = False  # degraded once already
+        self._whole: Response | None = None  # a head whose body is being read whole
+        self._timer: Cancellable | None = None  # guards what no connection guards: waiting
+        self._waiting = 0  # ticket: a late promise with an old ticket is ignored
 
     # Finding the endpoint
 
@@ -93,7 +115,7 @@ class Exchange:
         """Begin: the request's head is complete, its body too or still on its way."""
         ctx = self.ctx
         self._gateway.pressure.in_flight += 1
-        self.phase = Phase.DECIDING
+        self.phase = DECIDING
         identify(ctx, self._gateway.ids)
         found = ctx.snapshot.find_endpoint(ctx.request)
         ctx.target = found.target
@@ -114,14 +136,13 @@ class Exchange:
         ctx = self.ctx
         assert ctx.endpoint is not None
         steps = ctx.endpoint.chain.on_request
-        while step < len(steps):
-            position, needs_body, name, on_request = steps[step]
+        for position, needs_body, name, on_request in steps[step:] if step else steps:
             if needs_body and ctx.request.body is None:
                 self._collect(step, ctx.endpoint.body_limit)
                 return
             self._entered = position
-            verdict = on_request(ctx)
             step += 1
+            verdict = on_request(ctx)
             if verdict is None:
                 continue
             if isinstance(verdict, Promise):
@@ -162,7 +183,7 @@ class Exchange:
         if request.length is not None and request.length > limit:
             self._fail(BodyTooLarge(f"the body has {request.length} bytes; at most {limit} are allowed here"))
             return
-        self.phase = Phase.COLLECTING
+        self.phase = COLLECTING
         self._resume = step
         self._down.proceed()
 
@@ -176,7 +197,7 @@ class Exchange:
         elif last:
             self.ctx.request.body = body = self._take_kept()
             self.ctx.request.length = len(body)
-            self.phase = Phase.DECIDING
+            self.phase = DECIDING
             self._decide(self._resume)
 
     def _keep(self, data: bytes) -> None:
@@ -191,10 +212,10 @@ class Exchange:
 
     def on_body(self, data: bytes, last: bool) -> None:
         """A piece of the request's body came in."""
-        if self.phase is Phase.COLLECTING:
+        if self.phase is COLLECTING:
             self.ctx.now = self._gateway.clock.now()
             self._collect_chunk(data, last)
-        elif self._attempt is not None and self.phase is not Phase.DONE:
+        elif self._attempt is not None and self.phase is not DONE:
             assert self.ctx.endpoint is not None
             for on_chunk in self.ctx.endpoint.chain.on_request_chunk:
                 data = on_chunk(self.ctx, data, last)
@@ -205,7 +226,7 @@ class Exchange:
 
         the request fails, the instance is not to blame.
         """
-        if self.phase is Phase.DONE:
+        if self.phase is DONE:
             return
         self._drop_attempt(Outcome.IGNORED)
         self._softened = True  # nothing to degrade to: there is no request
@@ -259,24 +280,24 @@ class Exchange:
         ctx = self.ctx
         assert self._forward is not None
         assert ctx.pool is not None
-        self.phase = Phase.ATTEMPTING
+        self.phase = ATTEMPTING
         ctx.now = self._gateway.clock.now()
         if ctx.now >= ctx.deadline:
             self._fail(UpstreamTimeout("the request's time was used up before it could be sent"))
             return
-        held = ctx.pool.acquire(ctx, self._tried)
-        if isinstance(held, GatewayError):
-            self._fail(held)
+        instance = ctx.pool.acquire(ctx, self._tried)
+        if isinstance(instance, GatewayError):
+            self._fail(instance)
             return
         ctx.attempts += 1
-        ctx.instance = held.instance
-        self._tried += (held.instance,)
+        ctx.instance = instance
+        self._tried += (instance,)
+        self._attempt = attempt = Attempt(self, ctx.pool, instance, ctx, self._gateway)
         if ctx.dry:
-            held.release(Outcome.IGNORED, 0.0, ctx.now)
+            self._drop_attempt(Outcome.IGNORED)
             self._answer(answer.would_send(ctx, self._forward.request))
             return
-        self._attempt = Attempt(self, held, ctx, self._gateway)
-        self._attempt.send(self._forward.request)
+        attempt.send(self._forward.request)
 
     def on_upstream_ready(self) -> None:
         """The instance takes the body: let the client send it."""
@@ -310,7 +331,7 @@ class Exchange:
         """A piece of the answer's body."""
         if self._whole is not None:
             self._gather(self._whole, data, last)
-        elif self.phase is Phase.STREAMING:
+        elif self.phase is STREAMING:
             self._stream(data, last)
         else:  # the head is still with a filter that asked for time: hold what comes meanwhile
             self._keep(data)
@@ -324,7 +345,7 @@ class Exchange:
         """The attempt failed; it has released its instance. Try another, or fail."""
         self._attempt = None
         ctx = self.ctx
-        if self.phase is Phase.STREAMING or (self.phase is Phase.ANSWERING and self._whole is None):
+        if self.phase is STREAMING or (self.phase is ANSWERING and self._whole is None):
             ctx.error = error
             self._down.abort()
             self._done()
@@ -386,7 +407,7 @@ class Exchange:
         self._answer(answered)
 
     def _answer(self, response: Response) -> None:
-        self.phase = Phase.ANSWERING
+        self.phase = ANSWERING
         self._finish_filters(response, 0)
 
     def _finish_filters(self, response: Response, step: int) -> None:
@@ -420,16 +441,16 @@ class Exchange:
     def _deliver(self, response: Response) -> None:
         ctx = self.ctx
         ctx.status = response.status
-        ctx.first_byte = self._gateway.clock.now()
+        ctx.now = ctx.first_byte = self._gateway.clock.now()
         response.headers.append((b"x-request-id", ctx.request_id))
         if ctx.degraded:
             response.headers.append((b"x-degraded", ctx.degraded.encode("latin-1", "replace")))
         if response.body is not None:
             ctx.body_sent = len(response.body)
             self._down.reply(response)
-            self._done()
+            self._done(ctx.now)
             return
-        self.phase = Phase.STREAMING
+        self.phase = STREAMING
         self._down.begin(response)
         held, complete = self._take_kept(), self._complete
         if held or complete:
@@ -527,14 +548,14 @@ class Exchange:
 
     def _stop_waiting(self, ticket: int) -> bool:
         """Tell whether the exchange still waits for this one."""
-        if ticket != self._waiting or self.phase is Phase.DONE:
+        if ticket != self._waiting or self.phase is DONE:
             return False
         self._forget_waiting()
         self.ctx.now = self._gateway.clock.now()
         return True
 
     def _out_of_time(self) -> None:
-        if self.phase is Phase.DONE:
+        if self.phase is DONE:
             return
         self._waiting += 1
         self._timer = None
@@ -555,7 +576,7 @@ class Exchange:
 
     def on_client_gone(self) -> None:
         """The client left: give everything back. Says nothing about the instance."""
-        if self.phase is Phase.DONE:
+        if self.phase is DONE:
             return
         self.ctx.status = self.ctx.status or 499
         self._drop_attempt(Outcome.IGNORED)
@@ -566,11 +587,11 @@ class Exchange:
 
         500 if nothing went out yet, else break the connection. Everything is released and recorded.
         """
-        if self.phase is Phase.DONE:
+        if self.phase is DONE:
             return
         self._gateway.observer.on_bug(self.ctx, bug)
         self._drop_attempt(Outcome.IGNORED)
-        if self.phase is Phase.STREAMING:
+        if self.phase is STREAMING:
             self._down.abort()
         else:
             response = answer.crashed(self.ctx)
@@ -578,15 +599,19 @@ class Exchange:
             self._down.reply(response)
         self._done()
 
-    def _done(self) -> None:
-        """Exactly once: filters release and settle, observers record."""
-        if self.phase is Phase.DONE:
+    def _done(self, now: float | None = None) -> None:
+        """Exactly once: filters release and settle, observers record.
+
+        now: the instant, where it was read just before.
+        """
+        if self.phase is DONE:
             return
-        self.phase = Phase.DONE
+        self.phase = DONE
         self._forget_waiting()
-        self._drop_attempt(Outcome.IGNORED)  # only where a filter gave another answer than the one under way
+        if self._attempt is not None:  # a filter gave another answer than the one under way
+            self._drop_attempt(Outcome.IGNORED)
         ctx = self.ctx
-        ctx.now = ctx.finished = self._gateway.clock.now()
+        ctx.now = ctx.finished = self._gateway.clock.now() if now is None else now
         self._gateway.pressure.in_flight -= 1
         if ctx.endpoint is not None:
             for position, on_done in ctx.endpoint.chain.on_done:

@@ -2,9 +2,9 @@
 
 Three rates of change live here side by side. Settings never change (a reload makes a new Pool, or keeps
 this one when they are equal). Members change in seconds: a new tuple and its picker are swapped in
-together. Load and health change per attempt: they are fields of `Instance`. Whatever `acquire` takes,
-`Held.release` gives back exactly once, and the one Outcome it is given feeds picker, breaker, ejector and
-limiter alike.
+together. Load and health change per attempt: they are fields of `Instance`. What `acquire` takes, its
+attempt gives back exactly once by `released`, and the one Outcome given there feeds picker, breaker, ejector
+and limiter alike.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ from gateway.pipeline.errors import (
 )
 from gateway.pipeline.pool_verbs import PoolSettings
 from gateway.pipeline.ports import Ids
+
+# A member of an Enum costs a look-up in its class each time; a global costs none.
+SUCCESS, IGNORED = Outcome.SUCCESS, Outcome.IGNORED
 
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})  # RFC 9110 §9.2.2
 
@@ -104,6 +107,10 @@ class Instance:
             and (self.breaker is None or self.breaker.admits(now))
         )
 
+    def admit(self, now: float) -> Permit | None:
+        """Take the breaker's permit for one attempt."""
+        return None if self.breaker is None else self.breaker.admit(now)
+
     def state(self, now: float) -> str:
         """Say in one word why calls go here or don't."""
         if self.draining:
@@ -142,30 +149,13 @@ class Members:
     picker: Picker[Instance]
 
 
-class Held:
-    """One instance taken for one attempt."""
-
-    __slots__ = ("_permit", "_released", "instance", "latency", "pool")
-
-    def __init__(self, pool: Pool, instance: Instance, permit: Permit | None) -> None:
-        self.pool = pool
-        self.instance = instance
-        self.latency = 0.0  # s until the head; the attempt sets it
-        self._permit = permit
-        self._released = False
-
-    def release(self, outcome: Outcome, latency: float, now: float) -> None:
-        """Give it back with what was learnt; a second time does nothing."""
-        if not self._released:
-            self._released = True
-            self.pool.released(self.instance, self._permit, outcome, latency, now)
-
-
 class Pool:
     """A named set of interchangeable instances."""
 
     __slots__ = (
+        "_bound",
         "_ejector",
+        "_hashes",
         "_ids",
         "_limit",
         "in_flight",
@@ -195,6 +185,8 @@ class Pool:
         self.model = model
         self.version = version
         self.per_try_timeout: float = settings.per_try_timeout.after
+        self._hashes = settings.balance.by == "hash" and bool(settings.balance.hash)
+        self._bound = settings.concurrency.limit
         self.in_flight = 0
         self.retry_budget = RetryBudget(settings.retry.budget, settings.retry.floor)
         self._ids = ids
@@ -244,25 +236,27 @@ class Pool:
     @property
     def limit(self) -> float:
         """Calls that may be under way now."""
-        return self.settings.concurrency.limit if self._limit is None else self._limit.limit
+        return self._bound if self._limit is None else self._limit.limit
 
-    def acquire(self, ctx: Context, tried: Sequence[Instance]) -> Held | GatewayError:
-        """Take an instance for one attempt, or say why none can be had."""
-        if self.in_flight >= self.limit * (1.0 if ctx.importance < 2 else 0.8):
+    def acquire(self, ctx: Context, tried: Sequence[Instance]) -> Instance | GatewayError:
+        """Take an instance for one attempt, or say why none can be had.
+
+        Its breaker's permit is the attempt's to take, at once (`Instance.admit`).
+        """
+        now = ctx.now
+        limit = self._bound if self._limit is None else self._limit.limit
+        if self.in_flight >= (limit if ctx.importance < 2 else limit * 0.8):
             return Overloaded(f"pool '{self.name}' has all the calls under way that it may have")
         if not tried:
-            self.retry_budget.request(ctx.now)
-        instance = self.members.picker.pick(self._hash_key(ctx), ctx.now, tried)
+            self.retry_budget.request(now)
+        instance = self.members.picker.pick(self._hash_key(ctx) if self._hashes else 0, now, tried)
         if ctx.trail is not None:
             self._explain(ctx, instance)
         if instance is None:
-            return self._nobody(ctx.now, tried)
-        permit = None
-        if instance.breaker is not None:
-            permit = instance.breaker.admit(ctx.now)
+            return self._nobody(now, tried)
         instance.in_flight += 1
         self.in_flight += 1
-        return Held(self, instance, permit)
+        return instance
 
     def released(
         self, instance: Instance, permit: Permit | None, outcome: Outcome, latency: float, now: float
@@ -270,19 +264,19 @@ class Pool:
         """One attempt is over: everybody who learns from outcomes learns from this one."""
         instance.in_flight -= 1
         self.in_flight -= 1
-        unreachable = outcome is Outcome.UNREACHABLE
+        ok = outcome is SUCCESS
+        ignored = outcome is IGNORED
         if instance.breaker is not None:
-            failed = unreachable or outcome is Outcome.FAILURE
-            instance.breaker.record(not failed, latency, now, permit, outcome is Outcome.IGNORED)
-        if outcome is Outcome.IGNORED:
+            instance.breaker.record(ok or ignored, latency, now, permit, ignored)
+        if ignored:
             return
-        ok = outcome is Outcome.SUCCESS
         if ok:
             instance.successes += 1
             instance.latency.record(latency, now)
         else:
             instance.failures += 1
             instance.latency.record_error(latency, now)
+        unreachable = not ok and outcome is Outcome.UNREACHABLE
         until = self._ejector.record(instance.id, ok, now, len(self.members.instances), unreachable)
         if until is not None:
             instance.ejected_until = until
@@ -292,11 +286,11 @@ class Pool:
     def judge(self, response: Response, ctx: Context) -> Outcome:
         """Say what an answer tells of the instance: bad input is never its failure (serving.md B.10)."""
         if response.status < 500:
-            return Outcome.SUCCESS
+            return SUCCESS
         if self.speaks != "http" and response.body is not None:
             said = BY_NAME[self.speaks].read_error(response.status, response.headers, response.body)
             if not said.kind.blames_instance:
-                return Outcome.SUCCESS
+                return SUCCESS
         return Outcome.FAILURE
 
     # Retries
@@ -345,8 +339,6 @@ class Pool:
 
     def _hash_key(self, ctx: Context) -> int:
         source = self.settings.balance.hash
-        if not source or self.settings.balance.by != "hash":
-            return 0
         match source.partition(":"):
             case ("principal", _, _):
                 text = b"" if ctx.principal is None else ctx.principal.name.encode()
