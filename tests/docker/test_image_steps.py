@@ -69,6 +69,17 @@ def ask(environment: Path, *command: str, cwd: Path) -> str:
     return done.stdout
 
 
+def assert_everything_is_pinned(environment: Path, cwd: Path) -> None:
+    """What pip installed is what constraints.txt says, dependencies of dependencies too."""
+    pins = {
+        line.strip().lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
+    frozen = ask(environment, "python", "-m", "pip", "freeze", cwd=cwd).splitlines()
+    installed = {line.lower().replace("_", "-") for line in frozen if not line.startswith("headgate")}
+    assert len(installed) > 10
+    assert installed - pins == set()
+
+
 def test_the_gateways_image_can_serve(tmp_path: Path) -> None:
     environment = replay("gateway.Dockerfile", tmp_path / "image")
     away = tmp_path / "away"
@@ -81,6 +92,7 @@ def test_the_gateways_image_can_serve(tmp_path: Path) -> None:
     exporter = "import opentelemetry.exporter.otlp.proto.http.trace_exporter"
     ask(environment, "python", "-c", f"import gateway.runtime.worker; {exporter}", cwd=away)
     assert ask(environment, "python", "-m", "pip", "check", cwd=away).startswith("No broken requirements")
+    assert_everything_is_pinned(environment, away)
 
 
 def test_the_backends_image_can_serve(tmp_path: Path) -> None:
@@ -90,3 +102,15 @@ def test_the_backends_image_can_serve(tmp_path: Path) -> None:
     assert "--repository" in ask(environment, "python", "-m", "backends", "serve", "--help", cwd=away)
     ask(environment, "python", "-c", "import backends.server, onnxruntime", cwd=away)
     assert ask(environment, "python", "-m", "pip", "check", cwd=away).startswith("No broken requirements")
+    assert_everything_is_pinned(environment, away)
+
+
+def test_the_load_images_locust_knows_our_flags(tmp_path: Path) -> None:
+    environment = replay("load.Dockerfile", tmp_path / "image")
+    away = tmp_path / "away"
+    shutil.copytree(
+        ROOT / "loadtests", away / "loadtests", ignore=shutil.ignore_patterns("__pycache__", "out")
+    )
+    command = ("locust", "-f", "loadtests/locustfile.py", "--model", "digits", "--list")
+    assert "KServeV2User" in ask(environment, *command, cwd=away)
+    assert_everything_is_pinned(environment, away)
