@@ -6,9 +6,10 @@
     allow                 from where
     timeout, safe_to_retry, importance
     throttle              what the head can tell: requests, bytes of body
+    explicit              the version that the URL or the override header asks for
     validate              the body, when a verb needs it: names, types, shapes
     throttle              rows
-    explicit, release, send   which version, which pool
+    release, send         which version, which pool
     degrade               by hand; its other moments come when something failed
     describe              metadata, status and readiness are answered here
     cache                 keyed by the version that was chosen
@@ -57,8 +58,8 @@ PLACES: Mapping[str, int] = {
     "safe_to_retry": 42,
     "importance": 45,
     "throttle": 50,  # its rows: 70
+    "explicit": 58,
     "validate": 60,
-    "explicit": 75,
     "release": 80,
     "send": 81,
     "degrade": 85,

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.filters.catalog import PLACES
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
@@ -118,3 +120,12 @@ def test_a_decision_is_numbered_dated_and_in_the_map(page: Path) -> None:
     assert re.search(r"^Status: \w+, \d{4}-\d\d-\d\d\.$", text, re.MULTILINE)
     assert f"adr/{page.name}" in (DOCS / "index.md").read_text()
     assert "**Decision.**" in text
+
+
+def test_the_filters_stand_in_the_order_in_which_they_act() -> None:
+    table = (DOCS / "life-of-a-request.md").read_text().split("| filter |")[1].split("\n\n")[0]
+    cells = re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)
+    names = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    assert len(names) > 12
+    places = [PLACES[name] for position, name in enumerate(names) if name not in names[:position]]
+    assert places == sorted(places)
