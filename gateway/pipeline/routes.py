@@ -17,6 +17,7 @@ from gateway.http.message import Request
 from gateway.pipeline.snapshot import Endpoint, Found
 
 KEPT = 8192  # method-and-path pairs; paths that clients make up must not fill the memory
+LONGEST_KEPT = 256  # bytes of a path that is kept: 2 MiB in all, however long URLs may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class Routes:
         target = recognise(method, request.path)
         if target is not None:
             endpoint = self._models.get(target.model)
-            if endpoint is not None or not target.model:
+            if endpoint is not None or (not target.model and self._models):
                 return self._keep(key, Found(endpoint, target))
         candidates = list(_walk(self._root, request.path.split(b"/")[1:]))
         fitting = [route for route in candidates if route.takes(request)]
@@ -133,9 +134,10 @@ class Routes:
         return Found(None, target, tuple(allowed))
 
     def _keep(self, key: tuple[bytes, bytes], found: Found) -> Found:
-        if len(self._kept) >= KEPT:
-            self._kept.clear()
-        self._kept[key] = found
+        if len(key[1]) <= LONGEST_KEPT:
+            if len(self._kept) >= KEPT:
+                self._kept.clear()
+            self._kept[key] = found
         return found
 
     def __repr__(self) -> str:
