@@ -37,23 +37,24 @@ class HealthChecks:
 
     def __init__(self, session: Callable[[], aiohttp.ClientSession]) -> None:
         self._session = session
-        self._tasks: dict[str, tuple[Pool, asyncio.Task[None]]] = {}
+        self._tasks: dict[str, tuple[Pool, str, asyncio.Task[None]]] = {}
 
     def watch(self, pools: Iterable[tuple[Pool, str]]) -> None:
         """Check exactly these pools from now on. The text beside a pool: its model's name upstream, or ""."""
         wanted = {pool.name: (pool, model) for pool, model in pools if question(pool, model) is not None}
-        for name in [
-            name for name, (pool, _) in self._tasks.items() if wanted.get(name, (None,))[0] is not pool
-        ]:
-            self._tasks.pop(name)[1].cancel()
+        for name, (pool, model, task) in tuple(self._tasks.items()):
+            known = wanted.get(name)
+            if known is None or known[0] is not pool or known[1] != model:
+                task.cancel()
+                del self._tasks[name]
         for name, (pool, model) in wanted.items():
             if name not in self._tasks:
                 task = asyncio.get_running_loop().create_task(self._run(pool, model), name=f"health {name}")
-                self._tasks[name] = (pool, task)
+                self._tasks[name] = (pool, model, task)
 
     async def close(self) -> None:
         """Stop checking."""
-        tasks = [task for _, task in self._tasks.values()]
+        tasks = [task for _, _, task in self._tasks.values()]
         self._tasks.clear()
         for task in tasks:
             task.cancel()

@@ -62,7 +62,8 @@ class ModelSignatures:
         known = self._entry(pool, model, version)
         now = self._now()
         if known.metadata is not None:
-            if now - known.fetched > REFRESH and now - known.tried > PAUSE:
+            old = now - known.fetched > REFRESH
+            if old and known.fetching is None and now - known.tried > PAUSE:
                 self._fetch(known, pool, model, version)
             return known.metadata.signature
         if known.fetching is None and now - known.tried <= PAUSE:
