@@ -17,29 +17,50 @@ HOP_BY_HOP: Final = frozenset(
 )
 
 
-def end_to_end(headers: Headers, drop: frozenset[bytes] = HOP_BY_HOP, prefix: bytes | None = None) -> Headers:
-    """Return the fields that go on to the other side, in order; a new list.
+_BOUND: Final = 2048
+_USUAL: Final = frozenset((b"close", b"keep-alive", b"Keep-Alive", b"upgrade", b"Upgrade"))  # naming no field
 
-    drop: HOP_BY_HOP joined with any other names that must not pass, joined once. prefix: names that begin so
-    must not pass either.
+
+class Passing(dict[bytes, bool]):
+    """Whether fields of a name may pass to the other side: found out once per name, for 2048 short ones.
+
+    drop: names that may not; HOP_BY_HOP and more. prefix: names that begin so may not either.
     """
-    if prefix is None:
-        kept = [field for field in headers if field[0] not in drop]
-    else:
-        kept = [field for field in headers if field[0] not in drop and not field[0].startswith(prefix)]
-    for name, value in headers:
-        if name == b"connection":
-            named = _named(headers, value)
-            return [field for field in kept if field[0] not in named] if named else kept
+
+    __slots__ = ("_drop", "_prefix")
+
+    def __init__(self, drop: frozenset[bytes] = HOP_BY_HOP, prefix: bytes = b"") -> None:
+        self._drop = drop
+        self._prefix = prefix
+
+    def __missing__(self, name: bytes) -> bool:
+        """Decide."""
+        passes = name not in self._drop and not (self._prefix and name.startswith(self._prefix))
+        if len(self) < _BOUND and len(name) <= 64:
+            self[name] = passes
+        return passes
+
+
+_PASSING: Final = Passing()
+
+
+def end_to_end(headers: Headers, passing: Passing = _PASSING) -> Headers:
+    """Return the fields that go on to the other side, in order; a new list."""
+    kept: Headers = []
+    unusual = False
+    for field in headers:
+        name = field[0]
+        if passing[name]:
+            kept.append(field)
+        elif name == b"connection":
+            unusual = unusual or field[1] not in _USUAL
+    if unusual:
+        named = _named(headers)
+        return [field for field in kept if field[0] not in named]
     return kept
 
 
-_USUAL: Final = frozenset((b"close", b"keep-alive", b"Keep-Alive", b"upgrade", b"Upgrade"))
-
-
-def _named(headers: Headers, first: bytes) -> frozenset[bytes]:
+def _named(headers: Headers) -> frozenset[bytes]:
     """Return the names that Connection fields list, in lower case."""
     values = [value for name, value in headers if name == b"connection"]
-    if len(values) == 1 and first in _USUAL:
-        return frozenset()
     return frozenset(name.strip(b" \t").lower() for value in values for name in value.split(b","))

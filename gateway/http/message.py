@@ -73,6 +73,12 @@ class Request:
         self.keep_alive = keep_alive
         self.expect_continue = expect_continue
 
+    def rewritten(self, path: bytes, target: bytes, headers: Headers) -> Request:
+        """Return the same request with another path, target and header; query and body are kept."""
+        return Request(
+            self.method, path, headers, query=self.query, target=target, length=self.length, body=self.body
+        )
+
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of the field `name` (lower-case), or None."""
         return find(self.headers, name)

@@ -140,11 +140,17 @@ def parse_request(head: bytes, limits: HeadLimits) -> Request:
         raise BadRequest(431, "head_too_large", "the request's head is too large")
     try:
         lines = _split_lines(head)
-        method, target, minor = _read_request_line(lines[0], limits)
+        line = lines[0]
+        usual = _usual_line(line) if len(line) <= _LONGEST_USUAL else None
+        if usual is not None and len(usual[1]) <= limits.target:
+            method, target, minor, read = usual
+        else:
+            method, target, minor = _read_request_line(line, limits)
+            read = None
         if len(lines) - 3 > limits.fields:
             raise BadRequest(431, "too_many_fields", "the request has too many fields")
         headers, special = _read_fields(lines, limits, _SPECIAL_REQUEST)
-        return _frame_request(method, target, minor, headers, special)
+        return _frame_request(method, target, minor, read, headers, special)
     except BadTarget as error:
         raise BadRequest(400, "bad_target", str(error)) from None
     except BadFraming as error:
@@ -169,6 +175,19 @@ def check_unfinished(part: bytes, seen: int, limits: HeadLimits) -> None:
         raise BadRequest(414, "target_too_long", "the request's target is too long")
     if ended:
         _read_request_line(line, limits)
+
+
+@lru_cache(maxsize=1024)
+def _usual_line(line: bytes) -> tuple[bytes, bytes, int, tuple[bytes, bytes]] | None:
+    """Return (method, target, minor, (path, query)) of a line of the usual form; None: look closer."""
+    method, _, rest = line.partition(b" ")
+    target, _, version = rest.partition(b" ")
+    if method not in _METHODS or version != b"HTTP/1.1" or target[:1] != b"/":
+        return None
+    try:
+        return method, target, 1, split_target(target)
+    except BadTarget:
+        return None
 
 
 def _read_request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, bytes, int]:
@@ -198,8 +217,18 @@ def _check_method(method: bytes) -> None:
         raise BadRequest(501, "method_not_implemented", "the method is not implemented here")
 
 
-def _frame_request(method: bytes, target: bytes, minor: int, headers: Headers, special: Headers) -> Request:
-    """Apply what the special fields say: host, where the body ends, whether the connection stays."""
+def _frame_request(
+    method: bytes,
+    target: bytes,
+    minor: int,
+    read: tuple[bytes, bytes] | None,
+    headers: Headers,
+    special: Headers,
+) -> Request:
+    """Apply what the special fields say: host, where the body ends, whether the connection stays.
+
+    read: path and query where they are known already.
+    """
     host: bytes | None = None
     length: int | None = None
     chunked = expect_continue = False
@@ -229,7 +258,10 @@ def _frame_request(method: bytes, target: bytes, minor: int, headers: Headers, s
         raise BadFraming("both Content-Length and Transfer-Encoding")  # RFC 9112 §6.3, item 3
     if host is None and minor == 1:
         raise BadRequest(400, "bad_host", "there is no Host field")  # RFC 9112 §3.2
-    path, query, target = _read_target(method, target, host or b"")
+    if read is not None:
+        path, query = read
+    else:
+        path, query, target = _read_target(method, target, host or b"")
     if not chunked and length is None:
         length = 0
     return Request(

@@ -15,7 +15,7 @@ from gateway.dialects.metadata import Signature
 from gateway.dialects.protocol import Dialect, Operation
 from gateway.dialects.tensors import InferRequest
 from gateway.http.forwarded import FORWARDED_FIELDS
-from gateway.http.hop_by_hop import HOP_BY_HOP, end_to_end
+from gateway.http.hop_by_hop import HOP_BY_HOP, Passing, end_to_end
 from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import Refusal, UpstreamUnreadable
@@ -142,25 +142,18 @@ def _unchanged(ctx: Context, pool: Pool) -> Request:
         if (pool.model and pool.model != ctx.target.model) or version != named:
             path = ctx.dialect.path_for(ctx.target, pool.model or ctx.target.model, version)
             target = path + b"?" + request.query if request.query else path
-    return Request(
-        request.method,
-        path,
-        _fields(ctx),
-        query=request.query,
-        target=target,
-        length=request.length,
-        body=request.body,
-    )
+    return request.rewritten(path, target, _fields(ctx))
 
 
 def _fields(ctx: Context) -> Headers:
     """Return the client's end-to-end fields without its credential and our names; add what we vouch for."""
-    fields = end_to_end(ctx.request.headers, _NOT_FORWARDED, b"x-headgate-")
+    fields = end_to_end(ctx.request.headers, _FORWARDED)
     strip = ctx.credential_field
     if strip:
         fields = [field for field in fields if field[0] != strip]
     fields += ctx.forwarded
-    fields += ((b"x-request-id", ctx.request_id), (b"traceparent", ctx.traceparent))
+    fields.append((b"x-request-id", ctx.request_id))
+    fields.append((b"traceparent", ctx.traceparent))
     principal = ctx.principal
     if principal is not None:
         fields.append((b"x-headgate-principal", principal.name.encode("utf-8")))
@@ -171,7 +164,9 @@ def _fields(ctx: Context) -> Headers:
     return fields
 
 
-_NOT_FORWARDED = HOP_BY_HOP | FORWARDED_FIELDS | {b"host", b"x-request-id", b"traceparent"}
+_FORWARDED = Passing(
+    HOP_BY_HOP | FORWARDED_FIELDS | {b"host", b"x-request-id", b"traceparent"}, prefix=b"x-headgate-"
+)
 _BODY_FIELDS = frozenset(
     {
         b"content-type",

@@ -8,6 +8,7 @@ configuration (endpoint, pool, policy, code), never from requests, so their numb
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
@@ -28,14 +29,15 @@ K = TypeVar("K", bound=tuple[str, ...])
 
 
 class Series:
-    """What is counted per endpoint and status."""
+    """What is counted per endpoint and status. pools: requests by the pool that served them."""
 
-    __slots__ = ("bytes_in", "bytes_out", "latency", "requests", "upstream")
+    __slots__ = ("bytes_in", "bytes_out", "latency", "pools", "requests", "upstream")
 
     def __init__(self) -> None:
         self.requests = 0
         self.bytes_in = 0
         self.bytes_out = 0
+        self.pools: dict[str, int] = {}
         self.latency = Histogram()
         self.upstream = Histogram()
 
@@ -50,7 +52,6 @@ class Metrics:
         self.errors: dict[tuple[str, str], int] = {}  # endpoint, code
         self.cache: dict[tuple[str, str], int] = {}  # endpoint, status
         self.degraded: dict[tuple[str, str], int] = {}  # endpoint, step
-        self.pools: dict[tuple[str, str], int] = {}  # endpoint, pool
         self.retries: dict[str, int] = {}  # pool
         self.bugs = 0
 
@@ -70,7 +71,7 @@ class Metrics:
             series.upstream.observe(ctx.upstream_seconds)
         if ctx.pool is not None and ctx.attempts:
             pool = ctx.pool.name
-            _count(self.pools, (endpoint, pool))
+            series.pools[pool] = series.pools.get(pool, 0) + 1
             if ctx.attempts > 1:
                 self.retries[pool] = self.retries.get(pool, 0) + ctx.attempts - 1
         if ctx.refusal is not None:
@@ -99,9 +100,10 @@ class Metrics:
         yield _counter("headgate_errors", "Requests failed.", ("endpoint", "code"), self.errors)
         yield _counter("headgate_cache", "What the cache said.", ("endpoint", "status"), self.cache)
         yield _counter("headgate_degraded", "Lesser answers given.", ("endpoint", "step"), self.degraded)
-        yield _counter(
-            "headgate_pool_requests", "Requests by serving pool.", ("endpoint", "pool"), self.pools
-        )
+        pools: Counter[tuple[str, str]] = Counter()
+        for (endpoint, _), series in self.series.items():
+            pools.update({(endpoint, pool): number for pool, number in series.pools.items()})
+        yield _counter("headgate_pool_requests", "Requests by serving pool.", ("endpoint", "pool"), pools)
         retries = {(pool,): number for pool, number in sorted(self.retries.items())}
         yield _counter("headgate_retries", "Tries after the first.", ("pool",), retries)
         yield CounterMetricFamily("headgate_bugs", "Requests ended by a bug of the gateway.", value=self.bugs)

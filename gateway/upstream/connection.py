@@ -207,7 +207,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def carry(self, call: HttpCall) -> None:
         """Send the call's request."""
-        call.settle()
+        if call.patience is not None:
+            call.settle()
         call.connection = self
         self._call = call
         self._heard = False

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.http.forwarded import FORWARDED_FIELDS, Forwarding
-from gateway.http.hop_by_hop import HOP_BY_HOP, end_to_end
+from gateway.http.hop_by_hop import HOP_BY_HOP, Passing, end_to_end
 from gateway.http.message import Request, Response
 from gateway.pipeline.errors import GatewayError
 from gateway.pipeline.ports import Begin, Call, Downstream, Peer, Upstream
@@ -21,7 +21,7 @@ from gateway.server.problem import problem
 from gateway.server.timers import SweptTimers
 from gateway.upstream.upstream import HttpUpstream
 
-DROPPED = HOP_BY_HOP | FORWARDED_FIELDS
+PASSING = Passing(HOP_BY_HOP | FORWARDED_FIELDS)
 TIMEOUT = 60.0
 
 
@@ -69,7 +69,7 @@ class Relay:
         made = self._forwarding.add(
             request.headers, address=peer.address, scheme=peer.scheme, host=request.host, minor=request.minor
         )
-        request.headers = end_to_end(request.headers, DROPPED)
+        request.headers = end_to_end(request.headers, PASSING)
         request.headers += made.fields
         self.call = self._upstream.send(self._address, request, self._now() + TIMEOUT, Attempt(self._down))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.http.hop_by_hop import HOP_BY_HOP, end_to_end
+from gateway.http.hop_by_hop import HOP_BY_HOP, Passing, end_to_end
 
 
 def test_fields_of_the_connection_stay_behind() -> None:
@@ -28,7 +28,21 @@ def test_connection_close_takes_no_field_with_it() -> None:
 
 
 def test_other_names_can_be_kept_back_in_the_same_pass() -> None:
-    assert end_to_end([(b"a", b"1"), (b"b", b"2"), (b"te", b"x")], HOP_BY_HOP | {b"a"}) == [(b"b", b"2")]
+    passing = Passing(HOP_BY_HOP | {b"a"}, b"x-own-")
+    headers = [(b"a", b"1"), (b"b", b"2"), (b"te", b"x"), (b"x-own-c", b"3"), (b"x-ow", b"4")]
+    for _ in range(2):
+        assert end_to_end(headers, passing) == [(b"b", b"2"), (b"x-ow", b"4")]
+
+
+def test_names_that_clients_make_up_do_not_fill_the_memory() -> None:
+    passing = Passing()
+    assert len(end_to_end([(b"x-%d" % number, b"") for number in range(5000)], passing)) == 5000
+    assert len(passing) == 2048
+
+
+def test_a_later_connection_field_is_read_too() -> None:
+    headers = [(b"connection", b"close"), (b"a", b"1"), (b"connection", b"A")]
+    assert end_to_end(headers) == []
 
 
 def test_order_and_repetition_are_kept() -> None:
