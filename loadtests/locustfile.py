@@ -2,7 +2,7 @@
 
     locust -f loadtests/locustfile.py --host http://127.0.0.1:8080                  the demo's digits
     locust -f loadtests/locustfile.py --host URL --model MODEL --api-key KEY        a model of yours
-           --dialect kserve-v2 --rows 8 --input rows.npy --headless -u 20 -t 1m     and so on: --help
+           --dialect kserve-v2 --rows 8 --input rows.npy --headless -u 20 -t 1m     all flags: README.md
 
 The users learn what the model takes from its metadata; without --input the tensors are random. Every answer
 is checked (users/protocols.py), a 429 is counted as "throttled". Each flag has an environment variable,

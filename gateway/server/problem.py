@@ -12,7 +12,7 @@ def problem(status: int, code: str, detail: str) -> Response:
     """Return the answer; `code` stands in the body and in `x-headgate-reason`."""
     body = json.dumps(
         {
-            "type": "about:blank",
+            "type": f"urn:headgate:{code}",
             "title": _reasons.get(status, "Error"),
             "status": status,
             "code": code,
