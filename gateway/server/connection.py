@@ -16,12 +16,12 @@ fires: a request on a kept-alive connection costs no timer at all.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Protocol, cast
 
 from gateway.http.framing import BadFraming, LengthReader
-from gateway.http.message import Request, Response
+from gateway.http.message import Request
 from gateway.http.outbox import Outbox
 from gateway.http.parse import BadRequest, check_unfinished, parse_request
 from gateway.http.serialize import write_response_head
@@ -30,6 +30,9 @@ from gateway.pipeline.ports import Begin, Cancellable, Peer, Receiver, Timers
 from gateway.server.problem import problem
 from gateway.server.settings import ServerSettings
 from gateway.server.stream import Stream
+
+# Is told (code, status, the client's address) of every answer that was given before a request existed.
+OnRefused = Callable[[str, int, str], None]
 
 
 class Host(Protocol):
@@ -41,6 +44,7 @@ class Host(Protocol):
     loop: asyncio.AbstractEventLoop
     outbox: Outbox
     draining: bool
+    on_refused: OnRefused | None
 
     def date(self) -> bytes:
         """The Date field's value now."""
@@ -113,7 +117,7 @@ class ServerConnection(asyncio.Protocol):
         if self._admitted:
             self._arm(host.loop.time() + host.settings.head_timeout)
         else:
-            self._refuse(problem(503, "too_many_connections", "there are too many connections"))
+            self._refuse(503, "too_many_connections", "there are too many connections")
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head, of a body, or of what comes after."""
@@ -249,7 +253,7 @@ class ServerConnection(asyncio.Protocol):
                 return None
             request = parse_request(data[: end + 4], host.settings.head)
         except BadRequest as error:
-            self._refuse(problem(error.status, error.code, str(error)))
+            self._refuse(error.status, error.code, str(error))
             return None
         self._scanned = 0
         self._skipped = False
@@ -257,7 +261,7 @@ class ServerConnection(asyncio.Protocol):
         length = request.length
         if length:
             if length > host.settings.body_limit:
-                self._refuse(problem(413, "body_too_large", "the request's body is too large"))
+                self._refuse(413, "body_too_large", "the request's body is too large")
                 return None
             if len(rest) >= length:
                 request.body = rest[:length]
@@ -393,8 +397,11 @@ class ServerConnection(asyncio.Protocol):
             self.stream = None
             self._close(unread=True)
 
-    def _refuse(self, response: Response) -> None:
+    def _refuse(self, status: int, code: str, detail: str) -> None:
         """Answer what never became a request, and close."""
+        if self._host.on_refused is not None:
+            self._host.on_refused(code, status, self.peer.address)
+        response = problem(status, code, detail)
         body = response.body or b""
         head = write_response_head(response, length=len(body), connection=b"close", date=self._host.date())
         self._host.outbox.post(self.transport, head + body)
@@ -431,7 +438,7 @@ class ServerConnection(asyncio.Protocol):
         """A bug escaped from a receiver: the one place that hands it over."""
         if receiver is None:
             self._host.loop.call_exception_handler({"message": "no exchange could begin", "exception": bug})
-            self._refuse(problem(500, "internal", "the gateway failed"))
+            self._refuse(500, "internal", "the gateway failed")
             return
         try:
             receiver.crash(bug)
@@ -498,7 +505,7 @@ class ServerConnection(asyncio.Protocol):
                 self.transport.abort()
         elif stream is None:
             if self._buffer:
-                self._refuse(problem(408, "head_timeout", "the request's head took too long"))
+                self._refuse(408, "head_timeout", "the request's head took too long")
             else:
                 self._close()
         elif stream.draining:

@@ -16,7 +16,7 @@ from email.utils import formatdate
 
 from gateway.http.outbox import Outbox
 from gateway.pipeline.ports import Begin, Clock, Timers
-from gateway.server.connection import ServerConnection
+from gateway.server.connection import OnRefused, ServerConnection
 from gateway.server.settings import ServerSettings
 
 
@@ -36,7 +36,9 @@ class Listener:
         timers: Timers,
         clock: Clock,
         settings: ServerSettings | None = None,
+        on_refused: OnRefused | None = None,
     ) -> None:
+        """on_refused: is told of every answer that was given before a request existed."""
         self.begin = begin
         self.timers = timers
         self.settings = settings or ServerSettings()
@@ -44,6 +46,7 @@ class Listener:
         self.outbox = Outbox(self.loop.call_soon)
         self.draining = False
         self._clock = clock
+        self.on_refused = on_refused
         self._server: asyncio.Server | None = None
         self._connections: set[ServerConnection] = set()
         self._by_address: Counter[str] = Counter()

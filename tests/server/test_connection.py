@@ -335,6 +335,27 @@ async def test_too_many_connections_are_answered_503() -> None:
         assert (await again.response())[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", ("bad_host", 400), id="no host"),
+        pytest.param(b"GET / HTTP/1.1\nHost: a\n\n", ("bad_request", 400), id="bare LF"),
+        pytest.param(b"GET / HTTP/1.1\r\nA: " + b"a" * 40000, ("head_too_large", 431), id="large head"),
+        pytest.param(POST % 2000, ("body_too_large", 413), id="large body"),
+        pytest.param(b"GET / HT", ("head_timeout", 408), id="slow head"),
+    ],
+)
+async def test_what_never_became_a_request_is_told_of(sent: bytes, expected: tuple[str, int]) -> None:
+    told: list[tuple[str, int, str]] = []
+    async with stage(ok, ServerSettings(head_timeout=0.1, body_limit=1000)) as s:
+        s.world.listener.on_refused = lambda *what: told.append(what)
+        client = await s.world.connect()
+        client.send(sent)
+        assert (await client.response())[0] == expected[1]
+        assert told == [(*expected, "127.0.0.1")]
+        assert not s.receivers
+
+
 async def test_a_drain_closes_the_idle_and_waits_for_the_busy() -> None:
     async with stage() as s:
         idle, busy = await s.world.connect(), await s.world.connect()
