@@ -60,10 +60,7 @@ NEW, DECIDING, COLLECTING, ATTEMPTING, ANSWERING, STREAMING, DONE = Phase
 
 
 def begin(gateway: Gateway, request: Request, peer: Peer, down: Downstream) -> Exchange:
-    """Make the exchange of one request;
-
-    nothing happens before its `start`. Partly applied, it is a ports.Begin.
-    """
+    """Make the exchange of one request; nothing happens before `start`. Partly applied: a ports.Begin."""
     return Exchange(Context(request, peer, gateway.snapshot, gateway.clock.now()), down, gateway)
 
 
@@ -222,10 +219,7 @@ class Exchange:
             self._attempt.write(data, last)
 
     def on_body_error(self, error: GatewayError) -> None:
-        """The client's body is malformed, too large or too slow:
-
-        the request fails, the instance is not to blame.
-        """
+        """The client's body is malformed, too large or too slow: no instance is to blame."""
         if self.phase is DONE:
             return
         self._drop_attempt(Outcome.IGNORED)
@@ -563,10 +557,7 @@ class Exchange:
         self._guard(lambda: self._fail(UpstreamTimeout("the request's time was used up while it waited")))
 
     def _guard(self, step: Callable[[], None]) -> None:
-        """Run a step that no connection called:
-
-        a bug in it must end this request, not the event loop's turn.
-        """
+        """Run a step that no connection called: a bug ends this request, not the event loop's turn."""
         try:
             step()
         except Exception as bug:
@@ -583,10 +574,7 @@ class Exchange:
         self._done()
 
     def crash(self, bug: Exception) -> None:
-        """A bug:
-
-        500 if nothing went out yet, else break the connection. Everything is released and recorded.
-        """
+        """A bug: answer 500, or break the connection if part of an answer is out; release and record."""
         if self.phase is DONE:
             return
         self._gateway.observer.on_bug(self.ctx, bug)

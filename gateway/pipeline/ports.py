@@ -252,9 +252,9 @@ class CounterStore(Protocol):
     """Token buckets, in memory or shared."""
 
     def take(self, claims: Sequence[Claim], now: float) -> Eventual[Grant]:
-        """Decide all claims together:
+        """Decide all claims together, spending all or none.
 
-        spend all or none. The promise may be rejected with StoreUnavailable.
+        The promise may be rejected with StoreUnavailable.
         """
         ...
 

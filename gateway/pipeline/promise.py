@@ -16,9 +16,9 @@ U = TypeVar("U")
 
 
 class Promise(Generic[T]):
-    """One value or one exception, delivered once to whoever asked with `then`;
+    """One value or one exception, delivered once to whoever asked with `then`.
 
-    settling it again does nothing.
+    Settling it again does nothing.
     """
 
     __slots__ = ("_callbacks", "_error", "_value", "done")

@@ -1,7 +1,4 @@
-"""Time and chance, for the pipeline:
-
-the only places of the request path where a clock is read or a die is thrown.
-"""
+"""Time and chance for the pipeline: here alone the request path reads a clock or throws a die."""
 
 from __future__ import annotations
 
