@@ -16,8 +16,9 @@ from gateway.admin.listening import AdminBindError
 from gateway.config.schema import EtcdRegistry, LocalRegistry, Registry, Schema
 from gateway.config.secret import Secret
 from gateway.config.units import parse_address
+from gateway.runtime.logs import start_logging
 from gateway.runtime.policies import PoliciesInvalid, read
-from gateway.runtime.worker import Worker
+from gateway.runtime.worker import CannotStart, Worker
 from gateway.server.listener import BindError
 
 log = logging.getLogger("headgate")
@@ -41,11 +42,7 @@ def serve(
     except ValueError as error:
         print(f"headgate: {error}", file=sys.stderr)
         return 2
-    logging.basicConfig(
-        level=schema.log.level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    start_logging(schema.log.level)
     with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
         return runner.run(_run(Worker(folder, loaded, schema)))
 
@@ -111,6 +108,10 @@ async def _run(worker: Worker) -> int:
         return 3
     except PoliciesInvalid as invalid:
         print(invalid, file=sys.stderr)
+        await worker.stop()
+        return 1
+    except CannotStart as error:
+        print(f"headgate: {error}", file=sys.stderr)
         await worker.stop()
         return 1
     loop.add_signal_handler(signal.SIGHUP, worker.reload_soon)

@@ -68,6 +68,10 @@ TOLERABLE_LAG = 0.1  # s: a machine that stutters is no reason to refuse anybody
 log = logging.getLogger("headgate")
 
 
+class CannotStart(Exception):
+    """Something that the policies name is not to be had here; the text says what."""
+
+
 class Worker:
     """A whole gateway in one process. Implements admin.app.Operations."""
 
@@ -86,7 +90,10 @@ class Worker:
     # Starting
 
     async def start(self) -> None:
-        """Start everything. Raises PoliciesInvalid and BindError; `stop` then stops what was started."""
+        """Start everything.
+
+        Raises PoliciesInvalid, CannotStart, BindError and AdminBindError; `stop` then stops what was started.
+        """
         loop = asyncio.get_running_loop()
         schema = self.schema
         self._stack.push_async_callback(self._close_session)
@@ -175,12 +182,13 @@ class Worker:
         )
         tracing = None
         if schema.telemetry.otlp:
-            tracing = Tracing.over_otlp(
-                schema.telemetry.otlp,
-                self._clock,
-                schema.telemetry.service,
-                {name: secret.reveal() for name, secret in schema.telemetry.headers.items()},
-            )
+            headers = {name: secret.reveal() for name, secret in schema.telemetry.headers.items()}
+            try:
+                tracing = Tracing.over_otlp(
+                    schema.telemetry.otlp, self._clock, schema.telemetry.service, headers
+                )
+            except ImportError as missing:
+                raise CannotStart(f"telemetry.otlp: {missing} (pip install 'headgate[otlp]')") from missing
         telemetry = Telemetry(self._metrics, access_log, tracing)
         telemetry.start()
         self._stack.callback(telemetry.close)
@@ -196,7 +204,11 @@ class Worker:
             tls = TlsFiles(etcd.ca, etcd.cert, etcd.key) if etcd.ca or etcd.cert else None
             password = None if etcd.password is None else etcd.password.reveal()
             settings = EtcdSettings(etcd.servers, etcd.namespace, etcd.user, password, tls, etcd.timeout)
-            registry = EtcdRegistry(settings, snapshot=etcd.snapshot)
+            try:
+                registry = EtcdRegistry(settings, snapshot=etcd.snapshot)
+            except OSError as error:  # ssl.SSLError is one, too
+                files = ", ".join(file for file in (etcd.ca, etcd.cert, etcd.key) if file)
+                raise CannotStart(f"registry.etcd: {files}: {error.strerror or error}") from error
         elif wanted.file is not None:
             registry = FileRegistry(self._folder / wanted.file.path)
         else:

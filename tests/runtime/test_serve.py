@@ -136,6 +136,26 @@ def test_a_taken_port_ends_with_3_and_names_it(tmp_path: Path, port: str) -> Non
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("content", [None, "no certificate"], ids=["missing", "unreadable"])
+def test_a_certificate_that_is_not_one_ends_with_1_and_is_named(tmp_path: Path, content: str | None) -> None:
+    authorities, folder = tmp_path / "ca.pem", tmp_path / "policies"
+    folder.mkdir()
+    if content is not None:
+        authorities.write_text(content)
+    write(folder, f"registry: {{etcd: {{servers: ['https://127.0.0.1:1'], ca: {authorities}}}}}\n")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "gateway", "serve", "--policies", str(folder)),
+            *("--http", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--access-log", "off"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert f"registry.etcd: {authorities}" in done.stderr
+
+
 # Signals
 
 
