@@ -123,17 +123,20 @@ class _Handlers:
 
     def __init__(self, operations: Operations) -> None:
         self._runtime = operations
+        self._was_ready = False
 
     async def healthz(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def readyz(self, request: web.Request) -> web.Response:
+        """Ready once every pool was: one model that dies later must not take the gateway from all others."""
         reasons = views.not_ready(self._runtime.snapshot, self._runtime.now())
+        self._was_ready = self._was_ready or not reasons
         if self._runtime.draining:
-            reasons = ["the gateway is stopping", *reasons]
-        if reasons:
+            return _json({"ready": False, "reasons": ["the gateway is stopping", *reasons]}, status=503)
+        if not self._was_ready:
             return _json({"ready": False, "reasons": reasons}, status=503)
-        return _json({"ready": True})
+        return _json({"ready": True, "troubles": reasons} if reasons else {"ready": True})
 
     async def metrics(self, request: web.Request) -> web.Response:
         text = await asyncio.to_thread(self._runtime.scrape())

@@ -74,7 +74,6 @@ class EtcdRegistry:
         ("http://127.0.0.1:2379",), "the members' client URLs", example="[http://10.0.0.5:2379]", short=True
     )
     namespace: str = setting("default", "services of this namespace only", example="default")
-    prefix: str = setting("/headgate", "first part of every key", example="/headgate")
     user: str | None = setting(None, "user name, where authentication is on", example="gateway")
     password: Secret | None = setting(None, "the user's password", example="${file:/run/secrets/etcd}")
     ca: str | None = setting(None, "PEM file of the authorities to trust", example="/etc/headgate/ca.pem")
@@ -395,7 +394,6 @@ class May:
     models: tuple[str, ...] = setting((), "models it may call, '*' for all", example="[digits]", short=True)
     endpoints: tuple[str, ...] = setting((), "endpoints it may call, '*' for all", example="[orders]")
     override: bool = setting(False, "choose pool or version by header")
-    admin: bool = setting(False, "use the admin API")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,7 @@ class Ports:
     signatures: Signatures
     pressure: Pressure
     gateways: Callable[[], int]
+    traces: bool = False  # whether spans leave: decided at the start
 
 
 @dataclass
@@ -74,7 +75,7 @@ def build(schema: Schema, digest: str, ports: Ports, previous: Built | None) -> 
         find_endpoint=Routes((), ()).find,
         forwarding=Forwarding([str(network) for network in schema.limits.trusted_proxies]),
         default_timeout=schema.limits.request_timeout,
-        trace_share=schema.telemetry.sample if schema.telemetry.otlp else 0.0,
+        trace_share=schema.telemetry.sample if ports.traces else 0.0,
         answer_limit=schema.limits.answer_bytes,
     )
     built = Built(snapshot, schema, dict(schema.pools), directory)

@@ -239,6 +239,7 @@ class Worker:
             signatures=self._signatures,
             pressure=self._pressure,
             gateways=_alone,
+            traces=bool(schema.telemetry.otlp),
         )
 
     async def _open_redis(self, store: Store, use: str) -> RedisClient:

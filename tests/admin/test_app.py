@@ -69,10 +69,20 @@ async def test_a_pool_without_instances_is_why_it_is_not_ready(tmp_path: Path) -
         assert (await get(gateway, "/readyz"))[0] == 200
 
 
-async def test_an_ejected_instance_does_not_make_it_ready(gateway: Running) -> None:
+async def test_an_ill_instance_does_not_make_it_ready(gateway: Running) -> None:
     for instance in gateway.worker.snapshot.pools["echo"].members.instances:
         instance.healthy = False
     assert (await get(gateway, "/readyz"))[0] == 503
+
+
+async def test_once_ready_a_dead_pool_is_a_trouble_and_no_reason_to_take_the_others_away(
+    gateway: Running,
+) -> None:
+    assert (await get(gateway, "/readyz"))[0] == 200
+    for instance in gateway.worker.snapshot.pools["echo"].members.instances:
+        instance.healthy = False
+    told = {"ready": True, "troubles": ["pool 'echo' has no usable instance"]}
+    assert await get(gateway, "/readyz") == (200, told)
 
 
 async def test_a_gateway_that_stops_is_not_ready_and_still_alive(gateway: Running) -> None:
