@@ -402,7 +402,11 @@ class Exchange:
 
     def _answer(self, response: Response) -> None:
         self.phase = ANSWERING
-        self._finish_filters(response, 0)
+        ctx = self.ctx
+        if ctx.endpoint is not None and ctx.endpoint.chain.on_response:
+            self._finish_filters(response, 0)
+        else:
+            self._deliver(response)
 
     def _finish_filters(self, response: Response, step: int) -> None:
         ctx = self.ctx
@@ -595,7 +599,8 @@ class Exchange:
         if self.phase is DONE:
             return
         self.phase = DONE
-        self._forget_waiting()
+        if self._timer is not None:
+            self._forget_waiting()
         if self._attempt is not None:  # a filter gave another answer than the one under way
             self._drop_attempt(Outcome.IGNORED)
         ctx = self.ctx

@@ -223,8 +223,9 @@ class ServerConnection(asyncio.Protocol):
     def _balance(self) -> None:
         """Read from the socket only while there is room for what comes."""
         stream = self.stream
-        paused = stream is not None and stream.paused
-        reading = not paused and len(self._buffer) < self._host.settings.read_ahead
+        reading = (stream is None or not stream.paused) and (
+            not self._buffer or len(self._buffer) < self._host.settings.read_ahead
+        )
         if reading is not self._reading and not self.transport.is_closing():
             self._reading = reading
             if reading:

@@ -267,9 +267,11 @@ class Stream:
         return self._line.may_drain(self)
 
     def _head(self, response: Response, length: int | None, chunked: bool) -> bytes:
-        self.keep_alive = self.keep_alive and self._line.may_stay()
-        stays = b"keep-alive" if self.request.minor == 0 else b""
-        connection = stays if self.keep_alive else b"close"
+        self.keep_alive = keep_alive = self.keep_alive and self._line.may_stay()
+        if keep_alive:
+            connection = b"" if self.request.minor else b"keep-alive"
+        else:
+            connection = b"close"
         return write_response_head(
             response, length=length, chunked=chunked, connection=connection, date=self._line.date()
         )
