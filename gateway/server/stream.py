@@ -268,10 +268,8 @@ class Stream:
 
     def _head(self, response: Response, length: int | None, chunked: bool) -> bytes:
         self.keep_alive = keep_alive = self.keep_alive and self._line.may_stay()
-        if keep_alive:
-            connection = b"" if self.request.minor else b"keep-alive"
-        else:
-            connection = b"close"
+        stays = b"" if self.request.minor else b"keep-alive"
+        connection = stays if keep_alive else b"close"
         return write_response_head(
             response, length=length, chunked=chunked, connection=connection, date=self._line.date()
         )
