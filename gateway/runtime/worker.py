@@ -124,7 +124,11 @@ class Worker:
         self.policies = Policies(self._folder, ports, self._clock.wall, self._install)
         self.policies.start(self._loaded)
         self._listener = Listener(
-            partial(begin, self.gateway), timers, self._clock, server_settings(schema.limits)
+            partial(begin, self.gateway),
+            timers,
+            self._clock,
+            server_settings(schema.limits),
+            self._telemetry.on_refused,
         )
         await self._open_admin(schema)
         await self._listener.start(schema.listen.http.host, schema.listen.http.port)

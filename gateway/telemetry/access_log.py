@@ -15,6 +15,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import orjson
 
@@ -29,6 +30,19 @@ LOOK = 1.0  # s between two looks whether the file is still the one of that name
 PATIENCE = 1.0  # s that `close` waits for what is queued
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """An answer that was given before there was a request: a malformed head, too many connections …
+
+    finished: s, monotonic.
+    """
+
+    code: str
+    status: int
+    client: str
+    finished: float
+
+
 class AccessLog:
     """Writes finished requests to stdout, stderr or a file."""
 
@@ -41,7 +55,7 @@ class AccessLog:
         self._clock = clock
         self._chance = chance
         self._sample = sample
-        self._queue: deque[Context] = deque()
+        self._queue: deque[Context | Unread] = deque()
         self._turned_away = 0  # counted by the event loop's thread
         self._lost = 0  # counted by the writer's: `+=` of two threads on one number loses counts
         self._in_hand = 0  # records of the batch that is being written
@@ -75,6 +89,15 @@ class AccessLog:
             return
         self._queue.append(ctx)
 
+    def observe_unread(self, code: str, status: int, client: str) -> None:
+        """Queue an answer that was given before there was a request."""
+        if self._writer is None:
+            return
+        if len(self._queue) >= QUEUE:
+            self._turned_away += 1
+            return
+        self._queue.append(Unread(code, status, client, self._clock.now()))
+
     def close(self) -> None:
         """Write what is queued, for at most `PATIENCE`, and stop; a blocked writer is left behind."""
         self._closing = True
@@ -96,7 +119,7 @@ class AccessLog:
                     break
                 self._wake.wait(PAUSE)
                 continue
-            batch: list[Context] = []
+            batch: list[Context | Unread] = []
             while self._queue and len(batch) < BATCH:
                 batch.append(self._queue.popleft())
             self._in_hand = len(batch)
@@ -105,7 +128,7 @@ class AccessLog:
         if self._descriptor > 2:
             os.close(self._descriptor)
 
-    def _write(self, batch: list[Context]) -> None:
+    def _write(self, batch: list[Context | Unread]) -> None:
         now = self._clock.now()
         if now < self._broken_until:
             self._lost += len(batch)
@@ -179,11 +202,14 @@ def line(fields: dict[str, object]) -> bytes:
         return json.dumps(fields).encode() + b"\n"
 
 
-def record(ctx: Context, epoch: float) -> dict[str, object]:
+def record(ctx: Context | Unread, epoch: float) -> dict[str, object]:
     """Return what the log says of one request. Empty fields are left out; durations are milliseconds.
 
     epoch: seconds between the monotonic clock's zero and the Unix epoch.
     """
+    if isinstance(ctx, Unread):
+        time = round(epoch + ctx.finished, 3)
+        return {"time": time, "client": ctx.client, "status": ctx.status, "reason": ctx.code}
     request = ctx.request
     line: dict[str, object] = {
         "time": round(epoch + ctx.finished, 3),

@@ -53,6 +53,7 @@ class Metrics:
         self.cache: dict[tuple[str, str], int] = {}  # endpoint, status
         self.degraded: dict[tuple[str, str], int] = {}  # endpoint, step
         self.retries: dict[str, int] = {}  # pool
+        self.unread: dict[tuple[str, str], int] = {}  # code, status
         self.bugs = 0
 
     def observe(self, ctx: Context) -> None:
@@ -106,7 +107,17 @@ class Metrics:
         yield _counter("headgate_pool_requests", "Requests by serving pool.", ("endpoint", "pool"), pools)
         retries = {(pool,): number for pool, number in sorted(self.retries.items())}
         yield _counter("headgate_retries", "Tries after the first.", ("pool",), retries)
+        yield _counter(
+            "headgate_unread",
+            "Answers given before there was a request: malformed heads, too many connections.",
+            ("code", "status"),
+            self.unread,
+        )
         yield CounterMetricFamily("headgate_bugs", "Requests ended by a bug of the gateway.", value=self.bugs)
+
+    def observe_unread(self, code: str, status: int) -> None:
+        """Count an answer that was given before there was a request."""
+        _count(self.unread, (code, str(status)))
 
     def _collect_requests(self) -> Iterator[Metric]:
         labels = ("endpoint", "status")
