@@ -151,10 +151,10 @@ def parse_request(head: bytes, limits: HeadLimits) -> Request:
             raise BadRequest(431, "too_many_fields", "the request has too many fields")
         headers, special = _read_fields(lines, limits, _SPECIAL_REQUEST)
         return _frame_request(method, target, minor, read, headers, special)
-    except BadTarget as error:
-        raise BadRequest(400, "bad_target", str(error)) from None
-    except BadFraming as error:
-        raise BadRequest(400, "bad_framing", str(error)) from None
+    except BadTarget as target_error:  # a name of its own each: mypyc gives a name one type
+        raise BadRequest(400, "bad_target", str(target_error)) from None
+    except BadFraming as framing_error:
+        raise BadRequest(400, "bad_framing", str(framing_error)) from None
     except ValueError as error:
         raise BadRequest(400, "bad_request", str(error)) from None
 
