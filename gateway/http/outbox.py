@@ -2,7 +2,7 @@
 
 An event loop reports everything that is readable in one burst. Whoever answers each event at once hands the
 processor back and forth: every small write wakes a receiver that is asleep again by the next one, and a wake
-costs more than the write (docs/adr/0013-hot-path.md has the figures). So writes wait here until the burst is over,
+costs more than the write (figures: docs/adr/0013-hot-path.md). So writes wait here until the burst is over,
 or until `BURST` of them wait, which bounds what the first one loses: a few hundred microseconds under load,
 nothing when there is no load. Order is kept, per transport and over all.
 
