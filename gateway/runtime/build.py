@@ -14,6 +14,7 @@ from typing import Any
 from gateway.config import resolve
 from gateway.config.kind import Placed
 from gateway.config.schema import EndpointConfig, IssuerConfig, PoolConfig, PrincipalConfig, Schema
+from gateway.filters.authenticate import Anybody
 from gateway.filters.catalog import ALWAYS, ALWAYS_FOR_MODELS, DEFAULTS, FILTER_KINDS, KINDS, place_of
 from gateway.http.forwarded import Forwarding
 from gateway.pipeline.answers import AnswerStore
@@ -195,8 +196,7 @@ def _endpoint(
         gateways=ports.gateways,
         on_store_failure=schema.stores.on_store_failure,
     )
-    always = (*ALWAYS, *ALWAYS_FOR_MODELS) if config.model else ALWAYS
-    filters: list[Filter] = [make(parts) for make in always]
+    filters: list[Filter] = []
     candidates = resolve.candidates(schema, KINDS, config.name)
     for kind in FILTER_KINDS:
         rules = tuple(_rule(candidate) for candidate in candidates.get(kind.name, ()))
@@ -205,6 +205,10 @@ def _endpoint(
             rules = (*rules, Rule(default, policy=f"endpoints.{config.name}"))
         if rules:
             filters.extend(_filters(kind, rules, parts, previous, built))
+    if config.model:
+        filters += [make(parts) for make in (*ALWAYS, *ALWAYS_FOR_MODELS)]
+    elif not all(isinstance(filter, Anybody) for filter in filters if filter.name == "authenticate"):
+        filters += [make(parts) for make in ALWAYS]  # where nobody is known nobody has permissions
     filters.sort(key=place_of)
     first = next(iter(parts.pools.values()), None)
     return Endpoint(
