@@ -22,6 +22,7 @@ from typing import Final, Literal
 from gateway.config.kind import Reference, setting
 from gateway.config.units import Ratio
 from gateway.dialects.canonical import canonical_key
+from gateway.dialects.protocol import Operation
 from gateway.dialects.tensors import InferRequest
 from gateway.governance.split import Split, place
 from gateway.http.message import Response
@@ -102,7 +103,8 @@ class ReleaseFilter(Filter):
 
     def _choose(self, ctx: Context, key: bytes | None) -> None:
         point = self._chance() if key is None else place(key, self._salt)
-        arm = self._split.choose(point)
+        asks = ctx.target is not None and ctx.target.operation is not Operation.INFER
+        arm = STABLE if asks else self._split.choose(point)  # what is asked about a model is asked of stable
         stable = self._choices.must_find(self._rule.value.stable)
         chosen = stable
         if arm == CANDIDATE:

@@ -111,6 +111,15 @@ def test_what_cant_be_read_as_a_prediction_takes_its_chance() -> None:
     assert len(met) == 4
 
 
+def test_what_is_asked_about_a_model_is_asked_of_stable() -> None:
+    traffic = digits()
+    (filter,) = traffic.use(KIND, Release(weight=Ratio(0.9)))
+    for _ in range(50):
+        ctx = traffic.context(b"/v1/models/digits/metadata", method=b"GET")
+        assert filter.on_request(ctx) is None
+        assert (ctx.pool, ctx.arm) == (traffic.pools["digits-v1"], "stable")
+
+
 def test_a_dead_candidate_falls_back_to_stable() -> None:
     traffic = digits()
     traffic.kill("digits-v2")

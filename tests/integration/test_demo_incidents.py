@@ -210,14 +210,15 @@ def test_when_all_of_digits_is_dead_the_ladder_answers_until_it_returns(own: Dem
         last = own.predict()
         assert (last.status, last["Retry-After"], last["x-degraded"]) == (503, "5", "respond")
         assert last["x-headgate-reason"] == last.json["code"]
-        until(lambda: not own.is_ready(), "readiness to end", 5)
+        until(lambda: own.ask_admin("/readyz").json.get("troubles"), "the trouble to be told", 5)
+        assert own.is_ready(), "dead models are no reason to take the gateway away"
         lost_from = time.monotonic()
         for part in [*digits, parts["digits-lite-a"]]:
             own.spawn(part.argv)
         until(lambda: own.up("digits-v1") == 2 and own.up("digits-v2") == 1, "digits again", 20)
         returned = time.monotonic()
         until(lambda: own.predict()["x-headgate-pool"] == "digits-v1", "traffic to return", 5)
-        assert own.is_ready()
+        assert own.ask_admin("/readyz").json == {"ready": True}
         time.sleep(0.5)
     before = [outcome for outcome in load.outcomes if outcome.at < lost_from]
     assert {outcome.status for outcome in before} <= {200, 503}
