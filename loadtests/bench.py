@@ -88,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtests.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6, help="windows per peer (default: 6)")
-    parser.add_argument("--peers", type=_names, default=["nginx", "relay"], help="of nginx,relay,headgate")
+    parser.add_argument(
+        "--peers", type=_names, default=["nginx", "relay", "headgate"], help="of nginx,relay,headgate"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
     parser.add_argument(
         "--no-record", dest="record", action="store_false", help="leave loadtests/history alone"

@@ -66,6 +66,8 @@ class ImportanceFilter(Filter):
         if self._rule.enforce:
             ctx.importance = importance
         level = self._pressure.level
+        if level <= 0.0 and ctx.trail is None:
+            return None
         shed = self._shedder.sheds(importance, level)
         if ctx.trail is not None:
             verdict = "shed" if shed else "passed"

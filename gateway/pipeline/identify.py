@@ -20,26 +20,27 @@ TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})(
 def identify(ctx: Context, ids: Ids) -> None:
     """Give the request its id, its place in a trace, and the fields that say where it came from."""
     request, peer = ctx.request, ctx.peer
-    request_id = parent = None
+    request_id = parent = known = None
     for name, value in request.headers:
         if name == b"x-request-id":
             request_id = value
         elif name == b"traceparent":
             parent = value
-    ours = b""  # request id and trace id are the same where both begin here
+    ours = ids.request_id()  # where id, trace and span all begin here, one number is enough for the three
     if request_id is not None and REQUEST_ID.fullmatch(request_id):
         ctx.request_id = request_id
     else:
-        ctx.request_id = ours = ids.request_id()
-    known = None if parent is None else TRACEPARENT.fullmatch(parent)
+        ctx.request_id = ours
+    if parent is not None:
+        known = TRACEPARENT.fullmatch(parent)
     if known is not None:
         ctx.trace_id, ctx.parent_span = known[1], known[2]
         ctx.sampled = bool(int(known[3], 16) & 1)
     else:
-        ctx.trace_id = ours or ids.request_id()
+        ctx.trace_id = ours
         share = ctx.snapshot.trace_share
         ctx.sampled = share > 0.0 and ids.chance() < share
-    ctx.span_id = ids.span_id()
+    ctx.span_id = ours[16:]
     ctx.traceparent = b"00-%b-%b-%b" % (ctx.trace_id, ctx.span_id, b"01" if ctx.sampled else b"00")
     forwarded = ctx.snapshot.forwarding.add(
         request.headers, address=peer.address, scheme=peer.scheme, host=request.host, minor=request.minor

@@ -298,10 +298,6 @@ class Ids(Protocol):
         """A new request id, unique across gateways: 32 lower-case hex digits."""
         ...
 
-    def span_id(self) -> bytes:
-        """A new span id: 16 lower-case hex digits."""
-        ...
-
     def chance(self) -> float:
         """A uniform number in [0, 1)."""
         ...

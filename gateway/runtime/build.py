@@ -209,6 +209,8 @@ def _endpoint(
         filters += [make(parts) for make in (*ALWAYS, *ALWAYS_FOR_MODELS)]
     elif not all(isinstance(filter, Anybody) for filter in filters if filter.name == "authenticate"):
         filters += [make(parts) for make in ALWAYS]  # where nobody is known nobody has permissions
+    if len(parts.pools) == 1 and not config.versions:
+        filters = [filter for filter in filters if filter.name != "send"]  # there is nothing to choose
     filters.sort(key=place_of)
     first = next(iter(parts.pools.values()), None)
     return Endpoint(

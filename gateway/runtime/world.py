@@ -22,19 +22,14 @@ class SystemIds:
     Ids tell requests apart; they are no secrets.
     """
 
-    __slots__ = ("_count", "_prefix", "chance", "getrandbits")
+    __slots__ = ("_count", "_prefix", "chance")
 
     def __init__(self) -> None:
         self._prefix = os.urandom(8).hex().encode()
         generator = random.Random(os.urandom(16))
         self._count = count(generator.getrandbits(32))
         self.chance = generator.random
-        self.getrandbits = generator.getrandbits
 
     def request_id(self) -> bytes:
         """A new request id: 32 lower-case hex digits."""
         return b"%b%016x" % (self._prefix, next(self._count) & 0xFFFFFFFFFFFFFFFF)
-
-    def span_id(self) -> bytes:
-        """A new span id: 16 lower-case hex digits, never all zero."""
-        return b"%016x" % (self.getrandbits(64) or 1)

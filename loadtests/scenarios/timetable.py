@@ -33,6 +33,7 @@ ENDPOINT_RATE, ENDPOINT_BURST = 200, 400
 CANARY_SHARE: Final = 0.1
 CACHE_TTL: Final = 30.0
 TIMEOUT: Final = 2.0
+PER_TRY: Final = 0.8
 COOL_DOWN, COOL_DOWN_JITTER = 2.0, 0.1
 REPEATED: Final = 12  # different tensors that come back again and again
 

@@ -47,9 +47,6 @@ class SeededIds:
     def request_id(self) -> bytes:
         return b"%032x" % self._random.getrandbits(128)
 
-    def span_id(self) -> bytes:
-        return b"%016x" % (self._random.getrandbits(64) or 1)
-
     def chance(self) -> float:
         return self._random.random()
 

@@ -37,9 +37,6 @@ class CountingIds:
         self.made += 1
         return b"%032x" % self.made
 
-    def span_id(self) -> bytes:
-        return b"%016x" % 1
-
     def chance(self) -> float:
         return self.fixed
 
