@@ -146,6 +146,10 @@ class _Checker:
                 yield self.at(
                     path, "expected `versions: {1: POOL}` or a verb that names a pool, found nowhere to go"
                 )
+            for verb in endpoint.verbs if endpoint.model is None else ():
+                if self.kinds[verb].for_models:
+                    message = f"expected {verb} on an endpoint with `model:`, for it reads predictions"
+                    yield self.at(join(path, verb), message)
 
     def leads_somewhere(self, endpoint: EndpointConfig) -> bool:
         """Whether any verb names a pool, or may have tried to: that is another problem then."""
@@ -197,7 +201,12 @@ class _Checker:
                 if owner != principal.name:
                     message = f"expected a key of its own, found one of {owner}'s"
                     yield self.at(join(path, "keys"), message, key.hash)
+        tokens: dict[str, str] = {}
         for issuer in self.schema.issuers.values():
+            earlier = tokens.setdefault(issuer.issuer, issuer.name)
+            if earlier != issuer.name:
+                message = f"expected an issuer of its own, found that of {earlier}"
+                yield self.at(join(join("issuers", issuer.name), "issuer"), message)
             if issuer.plan and issuer.plan not in plans:
                 yield self.unknown("a plan", issuer.plan, join(join("issuers", issuer.name), "plan"), plans)
 

@@ -438,4 +438,6 @@ def _build(rules: Sequence[Rule[Cache]], parts: Parts) -> Iterable[Filter]:
     return [CacheFilter(rule, parts) for rule in rules]
 
 
-KIND = FilterKind("cache", Cache, summary="answer again what was answered before", build=_build)
+KIND = FilterKind(
+    "cache", Cache, summary="answer again what was answered before", for_models=True, build=_build
+)

@@ -101,5 +101,9 @@ def _build(rules: Sequence[Rule[Validate]], parts: Parts) -> Iterable[Filter]:
 
 
 KIND = FilterKind(
-    "validate", Validate, summary="predictions are checked against the model's signature", build=_build
+    "validate",
+    Validate,
+    summary="predictions are checked against the model's signature",
+    for_models=True,
+    build=_build,
 )

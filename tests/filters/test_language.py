@@ -107,3 +107,18 @@ def test_a_header_value_from_a_reference_is_not_shown_when_it_is_refused(tmp_pat
     told = read(tmp_path, "headers: {request: {set: {x-key: '${env:SECRET}{nobody}'}}}")
     assert isinstance(told, str)
     assert "s3cret" not in told
+
+
+@pytest.mark.parametrize("verb", ["cache: {ttl: 1s}", "validate: true"])
+def test_a_verb_that_reads_predictions_is_refused_where_there_are_none(tmp_path: Path, verb: str) -> None:
+    page = f"pools: {{a: {{find: a}}}}\nendpoints: {{e: {{match: /e, send: a, {verb}}}}}\n"
+    (tmp_path / "a.yaml").write_text(page)
+    (problem,) = load(tmp_path, KINDS).errors
+    assert "on an endpoint with `model:`" in str(problem)
+
+
+def test_two_issuers_of_the_same_tokens_are_refused(tmp_path: Path) -> None:
+    one = "{issuer: 'https://id.example', audiences: [g], jwks: keys.json}"
+    (tmp_path / "a.yaml").write_text(f"issuers: {{one: {one}, two: {one}}}\n")
+    (problem,) = load(tmp_path, KINDS).errors
+    assert "issuers.two.issuer: expected an issuer of its own, found that of one" in str(problem)
