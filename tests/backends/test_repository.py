@@ -69,7 +69,7 @@ def test_a_version_without_its_file_is_an_error(repository: Path) -> None:
 # Cards
 
 
-def test_the_committed_cards_say_what_the_issue_asks_for() -> None:
+def test_the_committed_cards_say_all_that_a_card_can_say() -> None:
     card = read_card(DIGITS / "digits", "2")
     assert (card.name, card.date, card.labels) == ("digits", "2026-11-22", {"stable": "1", "canary": "2"})
     assert card.summary
