@@ -124,7 +124,7 @@ def _write(ctx: Context, pool: Pool, infer: InferRequest, signature: Signature |
 def _version_upstream(ctx: Context, pool: Pool) -> str | None:
     """Return the version to name in the URL: where the client named one, or where one pool serves several.
 
-    Servers differ on versions in URLs (serving.md B.7), so none is named where the pool itself says it all.
+    Servers differ on versions in URLs (docs/serving.md), so none is named where the pool itself says it all.
     """
     if ctx.endpoint is None or not ctx.version or ctx.endpoint.versions.get(ctx.version) is not pool:
         return None

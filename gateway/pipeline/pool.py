@@ -284,7 +284,7 @@ class Pool:
             self._limit.record(latency, ok, self.in_flight + 1, now)
 
     def judge(self, response: Response, ctx: Context) -> Outcome:
-        """Say what an answer tells of the instance: bad input is never its failure (serving.md B.10)."""
+        """Say what an answer tells of the instance: bad input is never its failure (docs/serving.md)."""
         if response.status < 500:
             return SUCCESS
         if self.speaks != "http" and response.body is not None:
