@@ -14,7 +14,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = [] if reporter is None else reporter.stats.get("skipped", [])
-    services = [report.nodeid for report in skipped if "service" in report.keywords]
+    services = [
+        report.nodeid
+        for report in skipped
+        if "service" in report.keywords or "not installed" in str(report.longrepr)  # a mark may be forgotten
+    ]
     if services:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         print("\nservice tests must not be skipped in CI:\n  " + "\n  ".join(services))

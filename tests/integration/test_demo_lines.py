@@ -62,6 +62,7 @@ def run(line: str, folder: Path) -> tuple[str, int]:
         return told.read(), shell.pid
 
 
+@pytest.mark.service("curl")
 def test_every_printed_line_does_what_is_said_of_it(tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
