@@ -418,7 +418,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._stack.aclose()
-        await asyncio.sleep(0)  # transports close in the loop's next turn, and the loop may end with this call
+        await asyncio.sleep(0)  # transports close in the next turn, and the loop may end with this call
         return broken
 
 
