@@ -24,7 +24,7 @@ from gateway.http.target import BadTarget, read_authority, split_absolute, split
 
 
 class BadRequest(Exception):
-    """A request head that is refused. status: 400, 414, 417, 431, 501 or 505; code: stable, for machines."""
+    """A request head that is refused. status: 400, 414, 417 or 431; code: stable, for machines."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -200,7 +200,7 @@ def _read_request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, bytes, i
     elif version == b"HTTP/1.0":
         minor = 0
     elif _VERSION.fullmatch(version):
-        raise BadRequest(505, "bad_version", "only HTTP/1.1 and HTTP/1.0 are spoken here")
+        raise BadRequest(400, "bad_version", "only HTTP/1.1 and HTTP/1.0 are spoken here")
     else:
         raise BadRequest(400, "bad_request_line", "the request line has no HTTP version")
     if method not in _METHODS:
@@ -214,7 +214,7 @@ def _check_method(method: bytes) -> None:
     if not _METHOD.fullmatch(method):
         raise BadRequest(400, "bad_method", "the method is malformed")
     if method in (b"CONNECT", b"TRACE") or len(method) > 32:
-        raise BadRequest(501, "method_not_implemented", "the method is not implemented here")
+        raise BadRequest(400, "bad_method", "the method is not allowed here")
 
 
 def _frame_request(

@@ -60,9 +60,9 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
     "name with parenthesis": (G + H + b"X(1): a\r\n\r\n", 400),
     # the request line
     "HTTP/0.9": (b"GET /\r\n\r\n", 400),
-    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
-    "HTTP/1.2": (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505),
-    "HTTP/3.0": (b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505),
+    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "HTTP/1.2": (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", 400),
+    "HTTP/3.0": (b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 400),
     "version of two digits": (b"GET / HTTP/1.10\r\nHost: a\r\n\r\n", 400),
     "lower-case version": (b"GET / http/1.1\r\nHost: a\r\n\r\n", 400),
     "version without slash": (b"GET / HTTP1.1\r\nHost: a\r\n\r\n", 400),
@@ -74,8 +74,8 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
     "lower-case method": (b"get / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "method with brackets": (b"GE(T / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "no method": (b" / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-    "CONNECT": (b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", 501),
-    "TRACE": (b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 501),
+    "CONNECT": (b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", 400),
+    "TRACE": (b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "TLS on a clear port": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     # the target
     "star with GET": (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
