@@ -26,9 +26,12 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def add_listening(parser: argparse.ArgumentParser) -> None:
-    """Add `--http` and `--admin-listen`."""
+    """Add `--http`, `--grpc` and `--admin-listen`."""
     parser.add_argument(
         "--http", metavar="HOST:PORT", default=_from_env("HEADGATE_HTTP_PORT"), help="overrule listen.http"
+    )
+    parser.add_argument(
+        "--grpc", metavar="HOST:PORT", default=_from_env("HEADGATE_GRPC_PORT"), help="overrule listen.grpc"
     )
     parser.add_argument(
         "--admin-listen",
@@ -53,4 +56,5 @@ def run(args: argparse.Namespace) -> int:
         admin=args.admin_listen,
         registry=args.registry,
         access_log=args.access_log,
+        grpc=args.grpc,
     )

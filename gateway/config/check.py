@@ -32,7 +32,7 @@ from gateway.config.resolve import (
     target_pool,
     who_of,
 )
-from gateway.config.schema import EndpointConfig, Match, PolicyConfig, Schema, Verbs
+from gateway.config.schema import EndpointConfig, HttpListen, Match, PolicyConfig, Schema, Verbs
 
 
 @dataclass(slots=True)
@@ -115,10 +115,27 @@ class _Checker:
     # The fixed sections
 
     def listeners(self) -> Iterator[Problem]:
-        """Two listeners can't have one address."""
+        """An address of its own for each, certificates that fit, and somebody to believe."""
         listen = self.schema.listen
-        if listen.http == listen.admin.address and listen.http.port:
-            yield self.at("listen", f"expected two addresses, found {listen.http} for http and admin")
+        addresses = {"http": listen.http.address, "admin": listen.admin.address}
+        if listen.grpc is not None:
+            addresses["grpc"] = listen.grpc.address
+        for (first, one), (second, other) in combinations(addresses.items(), 2):
+            if one == other and one.port:
+                yield self.at("listen", f"expected two addresses, found {one} for {first} and {second}")
+        for name, port in (("http", listen.http), ("grpc", listen.grpc)):
+            if port is not None:
+                yield from self.port(f"listen.{name}", port)
+
+    def port(self, path: str, port: HttpListen) -> Iterator[Problem]:
+        """What one port's settings need of each other."""
+        for message in () if port.tls is None else port.tls.check():
+            yield self.at(join(path, "tls"), message)
+        if port.proxy_protocol != "off" and not self.schema.limits.trusted_proxies:
+            message = (
+                f"expected limits.trusted_proxies for `proxy_protocol: {port.proxy_protocol}`, found none"
+            )
+            yield self.at(join(path, "proxy_protocol"), message)
 
     def pools(self) -> Iterator[Problem]:
         """Who finds needs a registry."""

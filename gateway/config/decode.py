@@ -8,6 +8,7 @@ The type decides how a scalar is read, not its looks: the version `1.10` is text
     tuple[T, ...]    a list, or one T alone           Mapping[str,T] a mapping
     T | None         T, or null                       A | B          the first that fits the node
     unit types       see units.py                     Secret         only a reference
+    PemFile          the path of a file of PEM blocks, which is looked into and watched
     dataclass        a mapping of its fields; a text, if it has `from_text(cls, text)` (ValueError = refused);
                      anything that its `short` field accepts
 
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 
 from gateway.config.kind import Setting, is_required, setting_of, yaml_name
+from gateway.config.pem_file import PemFile, read_pem_file
 from gateway.config.problem import Mark, Problem, join, listing, nearest
 from gateway.config.secret import Secret
 from gateway.config.units import UNITS, is_finite
@@ -512,6 +514,9 @@ class Decoder:
         if isinstance(text, Failed):
             return FAILED
         try:
+            if expected is PemFile:
+                self.files[self.folder / text] = None
+                return read_pem_file(self.folder, text)
             return self._read(text, node.quoted and text == node.text, expected)
         except ValueError as error:
             return self.report(node, path, self._safe(node, text, str(error), describe(expected)))

@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass
 
 from gateway.config.decode import hints
 from gateway.config.kind import Placed, setting_of, yaml_name
+from gateway.config.pem_file import PemFile
 from gateway.config.schema import Schema
 from gateway.config.secret import Secret
 from gateway.config.units import UNITS, Address, Rate, Unit
@@ -29,7 +30,7 @@ def _lines(path: str, value: object, default: object, declared: object = None) -
     inner = typing.get_args(declared)
     if isinstance(value, Placed):
         yield from _lines(path, value.value, None)
-    elif is_dataclass(value) and not isinstance(value, type | Address | Rate):
+    elif is_dataclass(value) and not isinstance(value, type | Address | Rate | PemFile):
         yield from _struct(path, value, default)
     elif isinstance(value, Mapping) and value:
         for key, item in value.items():
@@ -89,7 +90,7 @@ def _text(value: object, declared: object) -> str:
 
 
 def _unit(value: object, declared: object) -> Unit | None:
-    if isinstance(value, Address | Rate):
+    if isinstance(value, Address | Rate | PemFile):
         return UNITS[type(value)]
     if not isinstance(value, int | float):
         return None

@@ -10,12 +10,14 @@ Origins and positions never take part in equality: state survives reloads by reu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
+from gateway.config.certificates import authority_problems, pair_problems
 from gateway.config.kind import REQUIRED, Origin, Placed, internal, setting
+from gateway.config.pem_file import PemFile
 from gateway.config.secret import Secret
 from gateway.config.units import Address, Duration, Instant, Network, Ratio, Size
 
@@ -45,11 +47,85 @@ class Admin:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate and its private key."""
+
+    cert: PemFile = setting(
+        REQUIRED, "PEM file: the certificate, then its chain", example="/etc/headgate/tls.pem"
+    )
+    key: PemFile = setting(
+        REQUIRED, "PEM file: its private key, without a passphrase", example="/etc/headgate/tls.key"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ListenTls(Certificate):
+    """TLS with clients. Renewed files are taken over without a restart."""
+
+    sni: Mapping[str, Certificate] = setting(
+        {},
+        "further certificates, by the name that clients ask for; *.example.org allowed",
+        example="{api.example.org: {cert: api.pem, key: api.key}}",
+    )
+    client_ca: PemFile | None = setting(
+        None, "PEM file: authorities whose client certificates are believed", example="clients-ca.pem"
+    )
+    client_cert: Literal["required", "optional"] = setting(
+        "required", "with `client_ca`: must a client show a certificate", example="optional"
+    )
+    min_version: Literal["1.2", "1.3"] = setting("1.2", "oldest version of TLS", example="1.3")
+    handshake_timeout: Duration = setting(
+        Duration(10.0), "from the connection to the end of its handshake", example="10s", at_least=0.1
+    )
+    handshakes: int = setting(256, "handshakes at once; more wait their turn", "handshakes", at_least=1)
+
+    def check(self) -> Iterable[str]:
+        """Files that fit together, names that clients can ask for."""
+        yield from pair_problems(self.cert, self.key)
+        for name, pair in self.sni.items():
+            plain = name.removeprefix("*.")
+            if "*" in plain or not plain or ":" in plain or "/" in plain:
+                yield f"expected a host name like api.example.org or *.example.org in sni, found {name!r}"
+            yield from pair_problems(pair.cert, pair.key)
+        if self.client_ca is not None:
+            yield from authority_problems(self.client_ca)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpListen:
+    """A port that clients connect to."""
+
+    address: Address = setting(
+        Address("127.0.0.1", 8080), "host and port", example="127.0.0.1:8080", short=True
+    )
+    tls: ListenTls | None = setting(
+        None, "encrypt; none: plain HTTP", example="{cert: /etc/headgate/tls.pem, key: /etc/headgate/tls.key}"
+    )
+    proxy_protocol: Literal["off", "trusted", "required"] = setting(
+        "off",
+        "PROXY protocol v1 or v2, believed from `limits.trusted_proxies` only; trusted: these must send it, "
+        "others must not; required: nobody else may connect",
+        example="required",
+    )
+    http2: bool = setting(True, "HTTP/2 too: by ALPN where there is TLS, else by prior knowledge")
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcListen(HttpListen):
+    """A port for gRPC clients: HTTP/2, the same policies."""
+
+    address: Address = setting(
+        Address("127.0.0.1", 8081), "host and port", example="127.0.0.1:8081", short=True
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Listen:
     """The listening sockets."""
 
-    http: Address = setting(
-        Address("127.0.0.1", 8080), "where clients come in, HTTP/1.1", example="127.0.0.1:8080"
+    http: HttpListen = setting(HttpListen(), "where clients come in", example="127.0.0.1:8080")
+    grpc: GrpcListen | None = setting(
+        None, "a second port, for gRPC clients; none: not bound", example="127.0.0.1:8081"
     )
     admin: Admin = setting(Admin(), "the admin API's own port", example="127.0.0.1:9080")
 

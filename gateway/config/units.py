@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Final, NewType, TypeAlias
 
+from gateway.config.pem_file import PemFile, parse_pem_path
+
 Duration = NewType("Duration", float)
 """Seconds."""
 Size = NewType("Size", int)
@@ -358,6 +360,7 @@ UNITS: Final[dict[object, Unit]] = {
     Network: Unit(
         "a network", parse_network, render_network, "10.0.0.0/8", r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$"
     ),
+    PemFile: Unit("a PEM file", parse_pem_path, str, "/etc/headgate/tls.pem", r"^.+$"),
 }
 
 

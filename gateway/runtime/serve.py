@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.admin.listening import AdminBindError
-from gateway.config.schema import EtcdRegistry, LocalRegistry, Registry, Schema
+from gateway.config.schema import EtcdRegistry, GrpcListen, LocalRegistry, Registry, Schema
 from gateway.config.secret import Secret
 from gateway.config.units import parse_address
 from gateway.runtime.logs import start_logging
@@ -31,6 +31,7 @@ def serve(
     admin: str | None = None,
     registry: str | None = None,
     access_log: str | None = None,
+    grpc: str | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT. Returns 0, 1 for invalid policies, 2 a bad option, 3 a taken port."""
     loaded = read(folder)
@@ -38,7 +39,7 @@ def serve(
         print(loaded.report(), file=sys.stderr)
         return 1
     try:
-        schema = overrule(loaded.schema, http, admin, registry, access_log)
+        schema = overrule(loaded.schema, http, admin, registry, access_log, grpc)
     except ValueError as error:
         print(f"headgate: {error}", file=sys.stderr)
         return 2
@@ -57,12 +58,19 @@ def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def overrule(
-    schema: Schema, http: str | None, admin: str | None, registry: str | None, access_log: str | None
+    schema: Schema,
+    http: str | None,
+    admin: str | None,
+    registry: str | None,
+    access_log: str | None,
+    grpc: str | None = None,
 ) -> Schema:
     """Return the schema with what the command line says. Raises ValueError."""
     listen = schema.listen
     if http:
-        listen = replace(listen, http=parse_address(http))
+        listen = replace(listen, http=replace(listen.http, address=parse_address(http)))
+    if grpc:
+        listen = replace(listen, grpc=replace(listen.grpc or GrpcListen(), address=parse_address(grpc)))
     if admin:
         listen = replace(listen, admin=replace(listen.admin, address=parse_address(admin)))
     schema = replace(schema, listen=listen)

@@ -24,7 +24,7 @@ from gateway.admin.app import make_app
 from gateway.admin.listening import Listening
 from gateway.config.listing import listing
 from gateway.config.load import Loaded
-from gateway.config.schema import Limits, Schema, Store
+from gateway.config.schema import HttpListen, Limits, Listen, Schema, Store
 from gateway.config.schema import LocalRegistry as LocalRegistryConfig
 from gateway.discovery.etcd import EtcdSettings, TlsFiles
 from gateway.discovery.etcd_registry import EtcdRegistry
@@ -85,6 +85,7 @@ class Worker:
         self._ids = SystemIds()
         self._stack = AsyncExitStack()
         self._session: aiohttp.ClientSession | None = None
+        self._listeners: dict[str, Listener] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     # Starting
@@ -123,16 +124,20 @@ class Worker:
         ports = await self._ports(schema)
         self.policies = Policies(self._folder, ports, self._clock.wall, self._install)
         self.policies.start(self._loaded)
-        self._listener = Listener(
-            partial(begin, self.gateway),
-            timers,
-            self._clock,
-            server_settings(schema.limits),
-            self._telemetry.on_refused,
-        )
+        self._listeners = {
+            name: Listener(
+                partial(begin, self.gateway),
+                timers,
+                self._clock,
+                server_settings(schema.limits),
+                self._telemetry.on_refused,
+            )
+            for name in client_ports(schema.listen)
+        }
         await self._open_admin(schema)
-        await self._listener.start(schema.listen.http.host, schema.listen.http.port)
-        self._stack.callback(self._listener.close)
+        for name, port in client_ports(schema.listen).items():
+            await self._listeners[name].start(port.address.host, port.address.port)
+            self._stack.callback(self._listeners[name].close)
         self._own(self.policies.watch(), "policy watch")
         self._own(self._watch_pressure(), "pressure")
 
@@ -295,7 +300,13 @@ class Worker:
     @property
     def http_address(self) -> tuple[str, int]:
         """Where clients come in."""
-        return self._listener.address
+        return self._listeners["http"].address
+
+    @property
+    def grpc_address(self) -> tuple[str, int] | None:
+        """Where gRPC clients come in, None when there is no such port."""
+        listener = self._listeners.get("grpc")
+        return None if listener is None else listener.address
 
     # admin.app.Operations
 
@@ -380,7 +391,10 @@ class Worker:
             {(pool.name,): float(len(pool.members.instances)) for pool in self.snapshot.pools.values()},
         )
         single: dict[str, tuple[str, float]] = {
-            "headgate_connections": ("Client connections open.", self._listener.connections),
+            "headgate_connections": (
+                "Client connections open.",
+                sum(listener.connections for listener in self._listeners.values()),
+            ),
             "headgate_in_flight": ("Requests under way.", self._pressure.in_flight),
             "headgate_pressure": ("0 at ease .. 1.", self._pressure.level),
             "headgate_loop_lag_seconds": ("p90 lateness of the event loop.", self._pressure.lag),
@@ -410,9 +424,8 @@ class Worker:
     async def stop(self) -> int:
         """Drain, then close everything in reverse. Returns how many connections had to be broken."""
         self.draining = True
-        broken = 0
-        if hasattr(self, "_listener"):
-            broken = await self._listener.drain(self.schema.limits.drain)
+        grace = self.schema.limits.drain
+        broken = sum(await asyncio.gather(*(one.drain(grace) for one in self._listeners.values())))
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -429,6 +442,11 @@ def _alone() -> int:
 def _nothing() -> Snapshot:
     """A snapshot before the first one: nothing is served."""
     return Snapshot(0, "", {}, {}, Routes((), ()).find, Forwarding())
+
+
+def client_ports(listen: Listen) -> dict[str, HttpListen]:
+    """Return the ports that clients connect to, by their names in the policies."""
+    return {"http": listen.http} if listen.grpc is None else {"http": listen.http, "grpc": listen.grpc}
 
 
 def server_settings(limits: Limits) -> ServerSettings:

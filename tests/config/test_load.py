@@ -27,7 +27,7 @@ def loaded(tmp_path):
 def test_the_examples_of_the_documentation_load_verbatim(loaded):
     assert loaded.report() == ""
     schema = loaded.schema
-    assert schema.listen.http == Address("127.0.0.1", 8080)
+    assert schema.listen.http.address == Address("127.0.0.1", 8080)
     assert schema.listen.admin.token.reveal() == "not-for-eyes"
     assert schema.endpoints["digits"].versions == {"1": "digits-v1", "2": "digits-v2"}
     assert schema.pools["digits-lite"].instances[0].address == Address("127.0.0.1", 9103)
@@ -149,7 +149,7 @@ def test_all_problems_of_all_files_come_in_one_run(tmp_path):
         ("registry: {local: {}, etcd: {}}", "expected one registry, found several"),
         ("registry: zookeper", "expected local, static"),
         ("registry: {etcd: {user: a}}", "user and password go together"),
-        ("listen: {tls: {}}", "expected http or admin, found 'tls'"),
+        ("listen: {tls: {}}", "expected http, grpc or admin, found 'tls'"),
         (
             "issuers: {i: {issuer: a, audiences: b, jwks: 'http://id.example/k'}}",
             "expected https:// or a file for jwks, found http://",

@@ -215,7 +215,7 @@ def test_what_is_not_named_stays_as_the_policies_say() -> None:
 
 def test_addresses_registry_and_log_are_overruled() -> None:
     schema = overrule(Schema(), "0.0.0.0:81", "127.0.0.1:82", "static", "/tmp/log")
-    assert schema.listen.http == Address("0.0.0.0", 81)
+    assert schema.listen.http.address == Address("0.0.0.0", 81)
     assert schema.listen.admin.address == Address("127.0.0.1", 82)
     assert (schema.registry.local, schema.registry.etcd, schema.registry.file) == (None, None, None)
     assert schema.log.access == "/tmp/log"
