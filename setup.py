@@ -1,29 +1,26 @@
-"""Compiles the hot modules where asked to: `HEADGATE_NATIVE=1 pip wheel .` (a C compiler, two minutes).
+"""What is compiled of Headgate when `HEADGATE_NATIVE=1`, which build_tools/backend.py sets where it can.
 
-Without that variable this file does nothing: pure Python is the usual form, and what the tests run on. The
-modules are the same files, compiled by mypyc; docs/adr/0013-hot-path.md says what it gives. Don't build in
-place: a compiled module hides the file beside it.
+The modules named in pyproject.toml under `[tool.headgate] compiled` are compiled by mypyc from the very files
+that run without it: one text, two forms, and the tests run on both (`make test`). Don't build in place: a
+compiled module hides the file beside it. docs/adr/0017-compiled-build.md says what it gives.
 """
 
 import os
+import tomllib
+from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
-HOT = """
-    governance/ejection governance/ewma governance/histogram governance/retry_budget
-    http/framing http/hop_by_hop http/message http/outbox http/parse http/serialize http/target
-    pipeline/attempt pipeline/context pipeline/exchange pipeline/forward pipeline/identify pipeline/pool
-"""
 
-wanted = os.environ.get("HEADGATE_NATIVE") == "1"
-modules = []
-if wanted:
-    try:
-        from mypyc.build import mypycify
-    except ImportError:  # while pip still asks what the build requires
-        mypycify = None
-    if mypycify is not None:
-        paths = [f"gateway/{name}.py" for name in HOT.split()]
-        modules = mypycify(["--strict", "--ignore-missing-imports", *paths], opt_level="2")
+def compiled() -> list[Extension]:
+    """Return the extension modules to build."""
+    if os.environ.get("HEADGATE_NATIVE") != "1":
+        return []
+    from mypyc.build import mypycify
 
-setup(ext_modules=modules, setup_requires=["mypy>=1.15"] if wanted else [])
+    table = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["headgate"]
+    modules = [f"gateway/{name}.py" for line in table["compiled"] for name in line.split()]
+    return mypycify(["--strict", "--ignore-missing-imports", *modules], opt_level="2", debug_level="0")
+
+
+setup(ext_modules=compiled())

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import gateway
 from gateway.cli import check, demo, diff, endpoints, explain, keys, overrides, register, serve
+from gateway.runtime.form import form
 
 COMMANDS = (serve, demo, check, diff, explain, endpoints, keys, register, overrides)
 
@@ -23,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="headgate", description="The gateway in front of machine-learning models.", allow_abbrev=False
     )
-    top.add_argument("--version", action="version", version=f"headgate {gateway.__version__}")
+    top.add_argument("--version", action="version", version=f"headgate {gateway.__version__} ({form()})")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
