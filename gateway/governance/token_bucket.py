@@ -206,6 +206,16 @@ class Buckets:
         if delta < 0:  # the heap holds a later instant for it; an instant that is too early is always safe
             self._note(after, key)
 
+    def lack(self, key: bytes, tokens: float, rate: float, now: float) -> None:
+        """Let the bucket lack at least `tokens`: they are out on lease, and fill it no less than before."""
+        until = now + tokens / rate
+        if until > self._full_at.get(key, now):
+            self._store({key: until}, now)
+
+    def held(self, key: bytes, rate: float, burst: float, now: float) -> float:
+        """Return the tokens that could be spent now, 0.0 while in debt."""
+        return max(0.0, burst - max(0.0, self._full_at.get(key, now) - now) * rate)
+
     def sweep(self, now: float, limit: int = 1000) -> int:
         """Drop up to `limit` buckets that are full again; returns how many. Only memory depends on
         it."""
