@@ -3,8 +3,8 @@
 Two parties who disagree on where a body ends disagree on where the next message begins: request smuggling.
 So the rules of RFC 9112 §6.3 are applied in their narrowest reading: one Content-Length of plain digits, or
 one Transfer-Encoding that is exactly `chunked`, never both. Chunks are decoded and encoded anew, never
-passed through; extensions and trailers are bounded and dropped, and a trailer that would change framing,
-routing or identity makes the message malformed (RFC 9110 §6.5.1).
+passed through; extensions are bounded and dropped. Trailers are bounded and kept; one that would change
+framing, routing or identity makes a request malformed and is dropped from a response (trailers.py).
 
 Three readers share one shape: `feed(data)` returns what of the body is in `data`, `done` turns true with
 the last byte, and `rest` then holds the bytes after the end.
@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import re
 from typing import Final
+
+from gateway.http.message import Headers
+from gateway.http.trailers import may_trail
 
 # A response's body, where it isn't a number of bytes.
 CHUNKED: Final = -1
@@ -28,16 +31,8 @@ _SIZE_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,15}+)((?:[ \t]*+;[ \t]*+%b(?:[ \t]*+=[ \t]*+(?:%b|%b))?+)*+)"
     % (_TOKEN, _TOKEN, _QUOTED)
 )
-_TRAILER_LINE = re.compile(rb"(%b):[\t -~\x80-\xff]*+" % _TOKEN)
+_TRAILER_LINE = re.compile(rb"(%b):([\t -~\x80-\xff]*+)" % _TOKEN)
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-
-# RFC 9110 §6.5.1: fields that frame, route, authenticate, or say how to handle the message.
-FORBIDDEN_TRAILERS: Final = frozenset(
-    b"authorization cache-control connection content-encoding content-length content-range content-type "
-    b"cookie expect forwarded host keep-alive max-forwards pragma proxy-authenticate proxy-authorization "
-    b"proxy-connection range set-cookie te trailer transfer-encoding upgrade via www-authenticate "
-    b"x-forwarded-for x-forwarded-host x-forwarded-proto".split()
-)
 
 
 class BadFraming(ValueError):
@@ -113,6 +108,8 @@ class ChunkedReader:
     """Decodes a chunked body (RFC 9112 §7.1), strictly and in bounded memory.
 
     max_extra: bytes of extensions and of trailers, each, over the whole body. max_chunks: None = no bound.
+    of_response: drop trailers that may not be there, instead of refusing the message. trailers: in the order
+    received, None while there is none.
     size --hex line--> data --all bytes--> data_end --CRLF--> size; size --0--> trailers --empty line--> done
     """
 
@@ -122,13 +119,17 @@ class ChunkedReader:
         "_left",
         "_max_chunks",
         "_max_extra",
+        "_of_response",
         "_pending",
         "_state",
         "done",
         "rest",
+        "trailers",
     )
 
-    def __init__(self, max_extra: int = 8192, max_chunks: int | None = None) -> None:
+    def __init__(
+        self, max_extra: int = 8192, max_chunks: int | None = None, of_response: bool = False
+    ) -> None:
         self._state = "size"
         self._left = 0
         self._pending = b""
@@ -136,8 +137,10 @@ class ChunkedReader:
         self._extra = 0
         self._max_extra = max_extra
         self._max_chunks = max_chunks
+        self._of_response = of_response
         self.done = False
         self.rest = b""
+        self.trailers: Headers | None = None
 
     def feed(self, data: bytes) -> bytes:
         """Return the body bytes decoded from `data`.
@@ -212,8 +215,14 @@ class ChunkedReader:
         match = _TRAILER_LINE.fullmatch(line)
         if match is None:
             raise BadFraming("a trailer is malformed")
-        if match[1].lower() in FORBIDDEN_TRAILERS:
+        name = match[1].lower()
+        if not may_trail(name) or (b"_" in name and not self._of_response):
+            if self._of_response:
+                return
             raise BadFraming("a trailer field is not allowed there")
+        if self.trailers is None:
+            self.trailers = []
+        self.trailers.append((name, match[2].strip(b" \t")))
 
     def _spend(self, size: int) -> None:
         self._extra += size
@@ -230,5 +239,5 @@ BodyReader = LengthReader | CloseReader | ChunkedReader
 def reader_for(framing: int) -> BodyReader:
     """Return the reader of an upstream's body: a number of bytes, CHUNKED or UNTIL_CLOSE."""
     if framing == CHUNKED:
-        return ChunkedReader()
+        return ChunkedReader(of_response=True)
     return CloseReader() if framing == UNTIL_CLOSE else LengthReader(framing)

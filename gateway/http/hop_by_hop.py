@@ -2,7 +2,9 @@
 
 A gateway never forwards what was said about one connection: the fields listed here, and every field that the
 Connection field names. Framing (Content-Length, Transfer-Encoding) is among them because the serializer
-writes it anew for each hop, Expect because this gateway answers it itself (§10.1.1).
+writes it anew for each hop, Expect because this gateway answers it itself (§10.1.1). TE and Upgrade are
+wishes that the serializer writes anew where they are granted; Trailer goes on, and is left out by the
+serializer where no trailer can follow.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from gateway.http.message import Headers
 
 HOP_BY_HOP: Final = frozenset(
     b"connection content-length expect keep-alive proxy-authenticate proxy-authentication-info "
-    b"proxy-authorization proxy-connection te trailer transfer-encoding upgrade".split()
+    b"proxy-authorization proxy-connection te transfer-encoding upgrade".split()
 )
 
 

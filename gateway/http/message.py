@@ -29,7 +29,9 @@ class Request:
     characters, no dot segments), the only path that endpoints, authorisation, cache keys and the upstream
     see. query: without `?`, b"" if none. length: bytes of body announced; None = chunked; 0 = no body.
     body: the complete body, or None while it is still streaming past. minor: HTTP/1.<minor> as the client
-    spoke it. keep_alive, expect_continue: what it wished for its connection.
+    spoke it. keep_alive, expect_continue: what it wished for its connection. trailers: fields that came after
+    the body, there with its last piece. te_trailers: it wants those of the response. upgrade: the protocols
+    it would rather speak, as its Upgrade field names them, b"" for none.
     """
 
     __slots__ = (
@@ -44,6 +46,9 @@ class Request:
         "path",
         "query",
         "target",
+        "te_trailers",
+        "trailers",
+        "upgrade",
     )
 
     def __init__(
@@ -60,6 +65,8 @@ class Request:
         body: bytes | None = b"",
         keep_alive: bool = True,
         expect_continue: bool = False,
+        te_trailers: bool = False,
+        upgrade: bytes = b"",
     ) -> None:
         self.method = method
         self.target = target or (path + b"?" + query if query else path)
@@ -72,11 +79,24 @@ class Request:
         self.body = body
         self.keep_alive = keep_alive
         self.expect_continue = expect_continue
+        self.te_trailers = te_trailers
+        self.trailers: Headers | None = None
+        self.upgrade = upgrade
 
     def rewritten(self, path: bytes, target: bytes, headers: Headers) -> Request:
-        """Return the same request with another path, target and header; query and body are kept."""
+        """Return the same request with another path, target and header; query and body are kept.
+
+        Not its trailers, which must be looked at first, and not its Upgrade, which somebody must allow.
+        """
         return Request(
-            self.method, path, headers, query=self.query, target=target, length=self.length, body=self.body
+            self.method,
+            path,
+            headers,
+            query=self.query,
+            target=target,
+            length=self.length,
+            body=self.body,
+            te_trailers=self.te_trailers,
         )
 
     def header(self, name: bytes) -> bytes | None:
@@ -93,10 +113,10 @@ class Response:
     body: bytes when the message is complete as it stands (a filter's answer, or an upstream response that
     came in one read); None when chunks follow. length: bytes announced by the upstream; None = unknown
     (chunked or until close). A response to HEAD, a 204 or a 304 has body b"" and keeps the announced length
-    for its header.
+    for its header. trailers: fields that came after the body, there with its last piece.
     """
 
-    __slots__ = ("body", "headers", "length", "status")
+    __slots__ = ("body", "headers", "length", "status", "trailers")
 
     def __init__(
         self,
@@ -110,6 +130,7 @@ class Response:
         self.headers: Headers = [] if headers is None else headers
         self.body = body
         self.length = len(body) if length is None and body is not None else length
+        self.trailers: Headers | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of the field `name` (lower-case), or None."""

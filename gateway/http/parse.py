@@ -59,7 +59,7 @@ _UNFINISHED = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7
 
 _METHODS: Final = frozenset(b"DELETE GET HEAD OPTIONS PATCH POST PUT".split())
 _SPECIAL_REQUEST: Final = frozenset(
-    (b"connection", b"content-length", b"expect", b"host", b"transfer-encoding")
+    (b"connection", b"content-length", b"expect", b"host", b"te", b"transfer-encoding", b"upgrade")
 )
 _SPECIAL_RESPONSE: Final = frozenset((b"connection", b"content-length", b"transfer-encoding"))
 
@@ -231,7 +231,8 @@ def _frame_request(
     """
     host: bytes | None = None
     length: int | None = None
-    chunked = expect_continue = False
+    chunked = expect_continue = te_trailers = False
+    upgrade = b""
     wish: bool | None = None
     for name, value in special:
         if name == b"host":
@@ -250,6 +251,10 @@ def _frame_request(
             chunked = True
         elif name == b"connection":
             wish = read_connection(value, wish)
+        elif name == b"te":
+            te_trailers = te_trailers or (minor == 1 and read_te(value))
+        elif name == b"upgrade":
+            upgrade = upgrade + b", " + value if upgrade else value
         elif value.lower() == b"100-continue":
             expect_continue = minor == 1
         else:
@@ -264,6 +269,8 @@ def _frame_request(
         path, query, target = _read_target(method, target, host or b"")
     if not chunked and length is None:
         length = 0
+    if upgrade and (minor == 0 or length != 0 or not _may_upgrade(special)):
+        upgrade = b""
     return Request(
         method,
         path,
@@ -276,6 +283,27 @@ def _frame_request(
         body=b"" if length == 0 else None,
         keep_alive=minor == 1 if wish is None else wish,
         expect_continue=expect_continue and length != 0,
+        te_trailers=te_trailers,
+        upgrade=upgrade,
+    )
+
+
+def read_te(value: bytes) -> bool:
+    """Tell whether a TE value says that trailers are welcome. RFC 9110 §10.1.4."""
+    return any(coding.partition(b";")[0].strip(b" \t") == b"trailers" for coding in value.lower().split(b","))
+
+
+def _may_upgrade(special: Headers) -> bool:
+    """Tell whether the wish for another protocol counts: Connection must name it. RFC 9110 §7.8.
+
+    Ignored, as that section allows, in HTTP/1.0 and where a body follows, which would have to be read in one
+    protocol before the other begins.
+    """
+    return any(
+        option.strip(b" \t") == b"upgrade"
+        for name, value in special
+        if name == b"connection"
+        for option in value.lower().split(b",")
     )
 
 

@@ -11,14 +11,17 @@ from __future__ import annotations
 from http.client import responses as _reasons
 from typing import Final
 
-from gateway.http.message import Request, Response, find
+from gateway.http.framing import LAST_CHUNK
+from gateway.http.message import Headers, Request, Response, find
 
 _STATUS_LINES: Final = {
     status: b"HTTP/1.1 %d %b" % (status, _reasons.get(status, "").encode()) for status in range(100, 600)
 }
-_NOT_COPIED: Final = frozenset(
-    (b"connection", b"content-length", b"host", b"keep-alive", b"transfer-encoding", b"upgrade")
+# Trailer announces what only chunks can carry.
+_NOT_COPIED_CHUNKED: Final = frozenset(
+    (b"connection", b"content-length", b"host", b"keep-alive", b"te", b"transfer-encoding", b"upgrade")
 )
+_NOT_COPIED: Final = _NOT_COPIED_CHUNKED | {b"trailer"}
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CHUNKED: Final = b"transfer-encoding: chunked"
 _BODILESS: Final = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
@@ -37,18 +40,41 @@ def write_request_head(request: Request, authority: bytes) -> bytes:
     """Return the head that an instance at `authority` (`host:port`) gets: normalised path, own Host and
     framing.
 
-    The body's framing is request.length, or len(request.body) when the body is whole. Raises UnsafeField.
+    The body's framing is request.length, or len(request.body) when the body is whole; chunks where it has
+    trailers. Raises UnsafeField.
     """
     target = request.path + b"?" + request.query if request.query else request.path
-    lines = [b"%b %b HTTP/1.1" % (request.method, target), b"host: " + authority]
-    lines += [b": ".join(field) for field in request.headers if field[0] not in _NOT_COPIED]
     body = request.body
-    length = request.length if body is None else len(body)
+    length = request.length if body is None else None if request.trailers else len(body)
+    left_out = _NOT_COPIED_CHUNKED if length is None else _NOT_COPIED
+    lines = [b"%b %b HTTP/1.1" % (request.method, target), b"host: " + authority]
+    lines += [b": ".join(field) for field in request.headers if field[0] not in left_out]
+    if request.te_trailers or request.upgrade:
+        lines += _wishes(request)
     if length is None:
         lines.append(_CHUNKED)
     elif length or request.method not in _BODILESS:
         lines.append(b"content-length: %d" % length)
     return _join(lines)
+
+
+def _wishes(request: Request) -> list[bytes]:
+    """Return the fields for this hop alone: a granted Upgrade, and whether trailers are welcome."""
+    named, lines = [], []
+    if request.te_trailers:
+        named.append(b"te")
+        lines.append(b"te: trailers")  # RFC 9110 §10.1.4
+    if request.upgrade:
+        named.append(b"upgrade")
+        lines.append(b"upgrade: " + request.upgrade)  # §7.8
+    return [b"connection: " + b", ".join(named), *lines]
+
+
+def write_last_chunk(trailers: Headers | None) -> bytes:
+    """Return the end of a chunked body, trailers included. RFC 9112 §7.1.2. Raises UnsafeField."""
+    if not trailers:
+        return LAST_CHUNK
+    return _join([b"0", *(b": ".join(field) for field in trailers)])
 
 
 def write_response_head(
@@ -67,7 +93,8 @@ def write_response_head(
     """
     headers = response.headers
     lines = [_STATUS_LINES[response.status]]
-    lines += [b": ".join(field) for field in headers if field[0] not in _NOT_COPIED]
+    left_out = _NOT_COPIED_CHUNKED if chunked else _NOT_COPIED
+    lines += [b": ".join(field) for field in headers if field[0] not in left_out]
     if date and find(headers, b"date") is None:
         lines.append(b"date: " + date)
     if connection:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.http.message import Request, Response
+from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import GatewayError, Outcome, Source, UpstreamConnectError
 from gateway.pipeline.gateway import Gateway
@@ -65,10 +65,10 @@ class Attempt:
         else:
             self._call = call
 
-    def write(self, data: bytes, last: bool) -> None:
-        """Send a piece of a streamed request body."""
+    def write(self, data: bytes, last: bool, trailers: Headers | None = None) -> None:
+        """Send a piece of a streamed request body; trailers with the last one."""
         if self._call is not None:
-            self._call.write(data, last)
+            self._call.write(data, last, trailers)
 
     def pause(self) -> None:
         """Stop reading the answer."""

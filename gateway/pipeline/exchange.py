@@ -35,7 +35,7 @@ from gateway.pipeline.errors import (
     UpstreamAnswerTooLarge,
     UpstreamTimeout,
 )
-from gateway.pipeline.forward import Forward, forward, translates
+from gateway.pipeline.forward import Forward, forward, trailers, translates
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.identify import identify
 from gateway.pipeline.pool import Instance, Pool
@@ -76,6 +76,7 @@ class Exchange:
         "_entered",
         "_forward",
         "_gateway",
+        "_head",
         "_reached",
         "_resume",
         "_softened",
@@ -100,6 +101,7 @@ class Exchange:
         self._complete = False  # what is collected is the answer's body, to its end
         self._forward: Forward | None = None
         self._attempt: Attempt | None = None
+        self._head: Response | None = None  # the instance's, while its body streams; it gets the trailers
         self._tried: tuple[Instance, ...] = ()
         self._softened = False  # degraded once already
         self._whole: Response | None = None  # a head whose body is being read whole
@@ -216,7 +218,7 @@ class Exchange:
             assert self.ctx.endpoint is not None
             for on_chunk in self.ctx.endpoint.chain.on_request_chunk:
                 data = on_chunk(self.ctx, data, last)
-            self._attempt.write(data, last)
+            self._attempt.write(data, last, trailers(self.ctx) if last else None)
 
     def on_body_error(self, error: GatewayError) -> None:
         """The client's body is malformed, too large or too slow: no instance is to blame."""
@@ -308,6 +310,7 @@ class Exchange:
             self._try()
             return
         if response.body is None:
+            self._head = response
             bound = self._forward.answer_limit or ctx.want_whole
             if bound and (response.length is None or response.length <= bound):
                 self._whole = response
@@ -466,7 +469,7 @@ class Exchange:
             self._down.write(data)
         if last:
             self._end_attempt(None)
-            self._down.end()
+            self._down.end(None if self._head is None else self._head.trailers)
             self._done()
 
     def on_writable(self, ready: bool) -> None:

@@ -17,6 +17,7 @@ from gateway.dialects.tensors import InferRequest
 from gateway.http.forwarded import FORWARDED_FIELDS
 from gateway.http.hop_by_hop import HOP_BY_HOP, Passing, end_to_end
 from gateway.http.message import Headers, Request, Response
+from gateway.http.trailers import announced
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import Refusal, UpstreamUnreadable
 from gateway.pipeline.pool import Pool
@@ -142,7 +143,23 @@ def _unchanged(ctx: Context, pool: Pool) -> Request:
         if (pool.model and pool.model != ctx.target.model) or version != named:
             path = ctx.dialect.path_for(ctx.target, pool.model or ctx.target.model, version)
             target = path + b"?" + request.query if request.query else path
-    return request.rewritten(path, target, _fields(ctx))
+    made = request.rewritten(path, target, _fields(ctx))
+    if request.trailers is not None:
+        made.trailers = trailers(ctx)
+    return made
+
+
+def trailers(ctx: Context) -> Headers | None:
+    """Return the trailers of the client's request that go on: announced, and not its credential."""
+    sent = ctx.request.trailers
+    if not sent:
+        return None
+    names = announced(ctx.request.headers)
+    return [
+        field
+        for field in sent
+        if field[0] in names and _FORWARDED[field[0]] and field[0] != ctx.credential_field
+    ] or None
 
 
 def _fields(ctx: Context) -> Headers:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.http.message import Request, Response
+from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.errors import GatewayError
 from gateway.pipeline.promise import Eventual
 
@@ -61,7 +61,10 @@ class Receiver(Protocol):
         ...
 
     def on_body(self, data: bytes, last: bool) -> None:
-        """A piece of the request's body, de-chunked; only after `Downstream.proceed`."""
+        """A piece of the request's body, de-chunked; only after `Downstream.proceed`.
+
+        `request.trailers` are there before the last piece.
+        """
         ...
 
     def on_body_error(self, error: GatewayError) -> None:
@@ -122,8 +125,8 @@ class Downstream(Protocol):
         """Send a piece of the body."""
         ...
 
-    def end(self) -> None:
-        """The body is complete."""
+    def end(self, trailers: Headers | None = None) -> None:
+        """The body is complete. trailers: sent where the message can carry them and the client wants them."""
         ...
 
     def abort(self) -> None:
@@ -151,7 +154,7 @@ class Sink(Protocol):
         ...
 
     def on_chunk(self, data: bytes, last: bool) -> None:
-        """A piece of the body; the last one may be empty."""
+        """A piece of the body; the last one may be empty, and `response.trailers` are there before it."""
         ...
 
     def on_error(self, error: GatewayError) -> None:
@@ -166,8 +169,8 @@ class Sink(Protocol):
 class Call(Protocol):
     """One request under way to one instance."""
 
-    def write(self, data: bytes, last: bool) -> None:
-        """Send a piece of a streamed request body."""
+    def write(self, data: bytes, last: bool, trailers: Headers | None = None) -> None:
+        """Send a piece of a streamed request body; `trailers` with the last one."""
         ...
 
     def pause(self) -> None:

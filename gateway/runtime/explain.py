@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from gateway.http.message import Response
+from gateway.http.message import Headers, Response
 from gateway.http.parse import BadRequest, HeadLimits, parse_request
 from gateway.pipeline.context import Context
 from gateway.pipeline.exchange import begin
@@ -48,7 +48,7 @@ class Captured:
     def write(self, data: bytes) -> None:
         """Nothing is streamed."""
 
-    def end(self) -> None:
+    def end(self, trailers: Headers | None = None) -> None:
         """Nothing is streamed."""
 
     def abort(self) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Protocol, cast
 
-from gateway.http.framing import BadFraming, LengthReader
+from gateway.http.framing import BadFraming, ChunkedReader, LengthReader
 from gateway.http.message import Request
 from gateway.http.outbox import Outbox
 from gateway.http.parse import BadRequest, check_unfinished, parse_request
@@ -267,9 +267,31 @@ class ServerConnection(asyncio.Protocol):
             if len(rest) >= length:
                 request.body = rest[:length]
                 rest = rest[length:]
+        elif length is None and rest:
+            try:
+                rest = self._take_chunked(request, rest)
+            except BadFraming as framing_error:
+                self._refuse(400, "bad_body", f"the request's body is malformed: {framing_error}")
+                return None
         self._buffer = rest
         self._deadline = inf
         return request
+
+    def _take_chunked(self, request: Request, data: bytes) -> bytes:
+        """Take a chunked body that is here to its end; returns what is left. Raises BadFraming.
+
+        Also where the rest is still to come: what is here already must be well-formed before anything of the
+        request goes upstream.
+        """
+        settings = self._host.settings
+        reader = ChunkedReader(max_chunks=settings.chunk_limit)
+        body = reader.feed(data)
+        if not reader.done or len(body) > settings.body_limit:
+            return data
+        request.body = body
+        request.length = len(body)
+        request.trailers = reader.trailers
+        return reader.rest
 
     def _read_body(self, stream: Stream) -> None:
         reader = stream.reader
@@ -284,6 +306,8 @@ class ServerConnection(asyncio.Protocol):
         if reader.done:
             self._buffer = reader.rest
             stream.reader = None
+            if isinstance(reader, ChunkedReader):
+                stream.request.trailers = reader.trailers
         elif stream.received > self._host.settings.body_limit:
             self._fail_body(stream, BodyTooLarge("the request's body is too large"))
             return

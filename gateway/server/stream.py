@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from gateway.http.framing import LAST_CHUNK, BodyReader, ChunkedReader, LengthReader, encode_chunk
-from gateway.http.message import Request, Response
-from gateway.http.serialize import continue_head, write_response_head
+from gateway.http.framing import BodyReader, ChunkedReader, LengthReader, encode_chunk
+from gateway.http.message import Headers, Request, Response, find
+from gateway.http.serialize import continue_head, write_last_chunk, write_response_head
 from gateway.pipeline.errors import GatewayError
 from gateway.pipeline.ports import Receiver
 
@@ -99,6 +99,7 @@ class Stream:
         "_left",
         "_line",
         "_mute",
+        "_trailing",
         "begun",
         "body_clock",
         "done",
@@ -132,6 +133,7 @@ class Stream:
         self.keep_alive = request.keep_alive
         self._left: int | None = None
         self._chunked = False
+        self._trailing = False  # trailers are welcome
         self._mute = False  # the response has no body, whatever is written
 
     # The request's body
@@ -166,6 +168,9 @@ class Stream:
         """Send a whole response: head and body in one write."""
         if self.done:
             return
+        if response.trailers is not None and self._may_end_with(response):
+            self._reply_in_chunks(response)
+            return
         body = response.body or b""
         length: int | None = len(body)
         if self._is_bodiless(response.status):
@@ -176,6 +181,13 @@ class Stream:
         self.detach()
         self._line.send(head + body)
         self._line.responded(self, self.keep_alive)
+
+    def _reply_in_chunks(self, response: Response) -> None:
+        """Send a whole response that has trailers: only chunks can carry them."""
+        body, response.body, response.length = response.body or b"", None, None
+        self.begin(response)
+        self.write(body)
+        self.end(response.trailers)
 
     def begin(self, response: Response) -> None:
         """Send the head."""
@@ -188,6 +200,7 @@ class Stream:
         elif length is None:
             self._chunked = self.request.minor == 1
             self.keep_alive = self.keep_alive and self._chunked
+            self._trailing = self._chunked and self._may_end_with(response)
         if self.reader is not None and not self.wanted and not self._can_drain():
             self.keep_alive = False
         head = self._head(response, length, chunked=self._chunked)
@@ -212,7 +225,7 @@ class Stream:
                 return
         self._line.send(data)
 
-    def end(self) -> None:
+    def end(self, trailers: Headers | None = None) -> None:
         """The body is complete. Less than was announced breaks the connection."""
         if self.done:
             return
@@ -221,7 +234,7 @@ class Stream:
             return
         self.detach()
         if self._chunked:
-            self._line.send(LAST_CHUNK)
+            self._line.send(write_last_chunk(trailers if self._trailing else None))
         keep_alive = self.keep_alive and (self.reader is None or self._can_drain())
         self._line.responded(self, keep_alive)
 
@@ -245,6 +258,13 @@ class Stream:
 
     def _is_bodiless(self, status: int) -> bool:
         return self.request.method == b"HEAD" or status == 204 or status == 304
+
+    def _may_end_with(self, response: Response) -> bool:
+        """Tell whether the response's trailers go to this client (http/trailers.py)."""
+        request = self.request
+        if request.minor == 0 or self._is_bodiless(response.status):
+            return False
+        return request.te_trailers or find(response.headers, b"trailer") is not None
 
     def _announced(self, response: Response) -> int | None:
         """Content-Length of a response without a body: RFC 9110 §8.6."""

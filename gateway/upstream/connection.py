@@ -18,17 +18,19 @@ from math import inf
 from typing import Protocol, cast
 
 from gateway.http.framing import (
-    LAST_CHUNK,
+    CHUNKED,
     BadFraming,
     BodyReader,
+    ChunkedReader,
     CloseReader,
     LengthReader,
     encode_chunk,
     reader_for,
 )
-from gateway.http.message import Request, Response
+from gateway.http.message import Headers, Request, Response
 from gateway.http.outbox import Outbox
 from gateway.http.parse import BadResponse, HeadLimits, parse_response_head
+from gateway.http.serialize import write_last_chunk
 from gateway.pipeline.errors import (
     GatewayError,
     UpstreamClosedIdle,
@@ -97,6 +99,7 @@ class HttpCall:
         "method",
         "patience",
         "paused",
+        "response",
         "sent",
         "sink",
         "until",
@@ -106,6 +109,7 @@ class HttpCall:
         self.home = home
         self.connection: UpstreamConnection | None = None
         self.data = data  # the head, and the body when it is whole
+        self.response: Response | None = None  # a chunked one that is being read: it may get trailers
         self.method = request.method
         self.sent = request.body is not None
         self.left = request.length
@@ -114,8 +118,8 @@ class HttpCall:
         self.paused = False
         self.patience: Cancellable | None = None  # while it waits for a connection
 
-    def write(self, data: bytes, last: bool) -> None:
-        """Send a piece of the body.
+    def write(self, data: bytes, last: bool, trailers: Headers | None = None) -> None:
+        """Send a piece of the body; trailers, which only chunks can carry, with the last one.
 
         Ignored once the call is over. Raises ValueError beyond the announced length.
         """
@@ -123,7 +127,9 @@ class HttpCall:
         if connection is None or self.sent:
             return
         if self.left is None:
-            data = encode_chunk(data) + LAST_CHUNK if last else encode_chunk(data)
+            data = encode_chunk(data)
+            if last:
+                data += write_last_chunk(trailers)
         else:
             self.left -= len(data)
             if self.left < 0 or (last and self.left):
@@ -349,10 +355,14 @@ class UpstreamConnection(asyncio.Protocol):
             response.body = piece
             if framing < 0:
                 response.length = len(piece)
+            if isinstance(reader, ChunkedReader):
+                response.trailers = reader.trailers
             self._finish(call, self._keep_alive and not reader.rest)
             call.sink.on_response(response)
             return
         self._reader = reader
+        if framing == CHUNKED:
+            call.response = response
         call.sink.on_response(response)
         if piece and self._call is call:
             call.sink.on_chunk(piece, False)
@@ -364,6 +374,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(UpstreamProtocolError(f"the instance's answer is malformed: {error}"))
             return
         if reader.done:
+            if isinstance(reader, ChunkedReader) and call.response is not None:
+                call.response.trailers = reader.trailers
             self._finish(call, self._keep_alive and not reader.rest)
             call.sink.on_chunk(piece, True)
         elif piece:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from gateway.http.framing import encode_chunk
 from gateway.http.message import Request
 from gateway.http.outbox import Outbox
-from gateway.http.serialize import write_request_head
+from gateway.http.serialize import write_last_chunk, write_request_head
 from gateway.pipeline.ports import Destination, Sink, Timers
 from gateway.upstream.connection import HttpCall
 from gateway.upstream.connections import Connections, ConnectionSettings
@@ -47,7 +48,10 @@ class HttpUpstream:
         Raises UnsafeField for a forged head.
         """
         head = write_request_head(request, instance.authority)
-        data = head + request.body if request.body else head
+        if request.trailers and request.body is not None:
+            data = head + encode_chunk(request.body) + write_last_chunk(request.trailers)
+        else:
+            data = head + request.body if request.body else head
         address = (instance.host, instance.port)
         connections = self._by_address.get(address)
         if connections is None:

@@ -71,11 +71,12 @@ class Relay:
         )
         request.headers = end_to_end(request.headers, PASSING)
         request.headers += made.fields
+        request.upgrade = b""
         self.call = self._upstream.send(self._address, request, self._now() + TIMEOUT, Attempt(self._down))
 
     def on_body(self, data: bytes, last: bool) -> None:
         if self.call is not None:
-            self.call.write(data, last)
+            self.call.write(data, last, self._request.trailers if last else None)
 
     def on_body_error(self, error: GatewayError) -> None:
         self.on_client_gone()
@@ -100,11 +101,12 @@ class Relay:
 class Attempt:
     """The same request, seen from the instance."""
 
-    __slots__ = ("_begun", "_down")
+    __slots__ = ("_begun", "_down", "_response")
 
     def __init__(self, down: Downstream) -> None:
         self._down = down
         self._begun = False
+        self._response: Response | None = None
 
     def on_ready(self) -> None:
         self._down.proceed()
@@ -115,12 +117,13 @@ class Attempt:
             self._down.reply(response)
         else:
             self._begun = True
+            self._response = response
             self._down.begin(response)
 
     def on_chunk(self, data: bytes, last: bool) -> None:
         self._down.write(data)
         if last:
-            self._down.end()
+            self._down.end(None if self._response is None else self._response.trailers)
 
     def on_error(self, error: GatewayError) -> None:
         if self._begun:

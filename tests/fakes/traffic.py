@@ -115,7 +115,7 @@ class FakeCall:
         self.cancelled = False
         self.written = b""
 
-    def write(self, data: bytes, last: bool) -> None:
+    def write(self, data: bytes, last: bool, trailers: Headers | None = None) -> None:
         self.written += data
 
     def pause(self) -> None: ...
@@ -176,7 +176,7 @@ class FakeDownstream:
     def write(self, data: bytes) -> None:
         self.body += data
 
-    def end(self) -> None:
+    def end(self, trailers: Headers | None = None) -> None:
         self.ended = True
 
     def abort(self) -> None:

@@ -93,7 +93,7 @@ class Instance:
         body = b""
         fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
         if b"transfer-encoding" in fields:
-            while size := int(await reader.readline(), 16):
+            while size := int(await reader.readuntil(b"\n"), 16):
                 body += await reader.readexactly(size)
                 await reader.readexactly(2)
             await reader.readexactly(2)

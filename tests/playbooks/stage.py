@@ -54,8 +54,9 @@ class RecordingCall:
     def __init__(self, stage: Stage, instance: str, sink: Sink) -> None:
         self.stage, self.instance, self.sink = stage, instance, sink
 
-    def write(self, data: bytes, last: bool) -> None:
-        self.stage.log.append(f"write {self.instance} {data!r}{' last' if last else ''}")
+    def write(self, data: bytes, last: bool, trailers: Headers | None = None) -> None:
+        end = f" last {trailers}" if trailers else " last" if last else ""
+        self.stage.log.append(f"write {self.instance} {data!r}{end}")
 
     def pause(self) -> None:
         self.stage.log.append(f"pause {self.instance}")
@@ -180,8 +181,8 @@ class Stage:
     def write(self, data: bytes) -> None:
         self.log.append(f"data {data!r}")
 
-    def end(self) -> None:
-        self.log.append("end")
+    def end(self, trailers: Headers | None = None) -> None:
+        self.log.append(f"end {trailers}" if trailers else "end")
 
     def abort(self) -> None:
         self.log.append("abort")
