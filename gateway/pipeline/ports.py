@@ -45,12 +45,27 @@ class Timers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """Whose certificate was verified in the handshake; server/client_certificate.py says how names look.
+
+    subject: as RFC 4514 writes it, may be empty. names: everything by which a policy may know the holder.
+    """
+
+    subject: str
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end of a client's connection: textual address and port; `scheme` it spoke to us."""
+    """Who is at the other end of a client's connection: textual address and port; `scheme` it spoke to us.
+
+    Behind a proxy that sends the PROXY protocol these are the client's. certificate: only a verified one.
+    """
 
     address: str
     port: int
     scheme: str = "http"
+    certificate: ClientCertificate | None = None
 
 
 class Receiver(Protocol):

@@ -72,6 +72,7 @@ class ServerConnection(asyncio.Protocol):
         "_eof",
         "_host",
         "_lingering",
+        "_met",
         "_reading",
         "_running",
         "_scanned",
@@ -85,8 +86,10 @@ class ServerConnection(asyncio.Protocol):
     transport: asyncio.Transport
     peer: Peer
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, met: Peer | None = None) -> None:
+        """met: who it is, where PROXY protocol or TLS came first."""
         self._host = host
+        self._met = met
         self.stream: Stream | None = None
         self._buffer = b""  # read, not yet understood
         self._scanned = 0  # bytes of it in which no head ends
@@ -110,10 +113,13 @@ class ServerConnection(asyncio.Protocol):
         self.transport = tcp = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         host = self._host
         tcp.set_write_buffer_limits(high=host.settings.write_high)
-        name = tcp.get_extra_info("peername")
-        address, port = (name[0], name[1]) if isinstance(name, tuple) else ("", 0)
-        self.peer = Peer(address, port)
-        self._admitted = host.admit(self, address)
+        if self._met is None:
+            name = tcp.get_extra_info("peername")
+            address, port = (name[0], name[1]) if isinstance(name, tuple) else ("", 0)
+            self.peer = Peer(address, port)
+        else:
+            self.peer = self._met
+        self._admitted = host.admit(self, self.peer.address)
         if self._admitted:
             self._arm(host.loop.time() + host.settings.head_timeout)
         else:

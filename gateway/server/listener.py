@@ -12,12 +12,18 @@ import asyncio
 import errno
 import socket
 from collections import Counter
+from collections.abc import Callable
 from email.utils import formatdate
+from typing import Literal, TypeAlias, cast
 
 from gateway.http.outbox import Outbox
-from gateway.pipeline.ports import Begin, Clock, Timers
+from gateway.pipeline.ports import Begin, Clock, Peer, Timers
+from gateway.server.arrival import Arrival, Connected, Handshakes
 from gateway.server.connection import OnRefused, ServerConnection
 from gateway.server.settings import ServerSettings
+from gateway.server.tls import ServerTls
+
+ProxyProtocol: TypeAlias = Literal["off", "trusted", "required"]
 
 
 class BindError(Exception):
@@ -37,8 +43,15 @@ class Listener:
         clock: Clock,
         settings: ServerSettings | None = None,
         on_refused: OnRefused | None = None,
+        *,
+        tls: ServerTls | None = None,
+        proxy_protocol: ProxyProtocol = "off",
+        is_trusted: Callable[[str], bool] | None = None,
     ) -> None:
-        """on_refused: is told of every answer that was given before a request existed."""
+        """on_refused: is told of every answer that was given before a request existed.
+
+        is_trusted: whose PROXY header is believed.
+        """
         self.begin = begin
         self.timers = timers
         self.settings = settings or ServerSettings()
@@ -47,8 +60,14 @@ class Listener:
         self.draining = False
         self._clock = clock
         self.on_refused = on_refused
+        self.tls = tls
+        self.handshakes = Handshakes(self.loop, 1 if tls is None else tls.settings.handshakes)
+        self.results: Counter[str] = Counter()  # of handshakes and PROXY headers
+        self._proxy_protocol = proxy_protocol
+        self._is_trusted = is_trusted or (lambda address: False)
         self._server: asyncio.Server | None = None
         self._connections: set[ServerConnection] = set()
+        self._arrivals: dict[Arrival, str | None] = {}
         self._by_address: Counter[str] = Counter()
         self._empty = asyncio.Event()
         self._date = b""
@@ -66,8 +85,18 @@ class Listener:
     async def start_on(self, listening: socket.socket) -> None:
         """Listen on a socket that is bound already: a supervisor's, shared by its workers. Takes it over."""
         self._server = await self.loop.create_server(
-            lambda: ServerConnection(self), sock=listening, backlog=self.settings.backlog
+            self._meet, sock=listening, backlog=self.settings.backlog
         )
+
+    def _meet(self) -> asyncio.Protocol:
+        """Make the protocol of a new connection."""
+        is_plain = self.tls is None and self._proxy_protocol == "off"
+        return cast(asyncio.Protocol, ServerConnection(self) if is_plain else Arrival(self))
+
+    def set_tls(self, tls: ServerTls) -> None:
+        """Use other certificates from the next handshake on; connections that stand are left alone."""
+        self.tls = tls
+        self.handshakes.limit = tls.settings.handshakes
 
     @property
     def address(self) -> tuple[str, int]:
@@ -98,7 +127,7 @@ class Listener:
     def admit(self, connection: ServerConnection, address: str) -> bool:
         """Count a new connection; False when there are too many, in all or from this address."""
         settings = self.settings
-        if len(self._connections) >= settings.connections:
+        if len(self._connections) + len(self._arrivals) >= settings.connections:
             return False
         if self._by_address[address] >= settings.connections_per_address:
             return False
@@ -109,24 +138,80 @@ class Listener:
     def leave(self, connection: ServerConnection, address: str) -> None:
         """An admitted connection ended."""
         self._connections.discard(connection)
+        self._leave_address(address)
+        self._look_whether_empty()
+
+    # Arrivals: what isn't HTTP yet
+
+    def expects_proxy(self, address: str) -> bool | None:
+        """Whether a PROXY header must come from there; None: nobody may connect from there."""
+        if self._proxy_protocol == "off":
+            return False
+        trusted = self._is_trusted(address)
+        return None if self._proxy_protocol == "required" and not trusted else trusted
+
+    def came(self, arrival: Arrival, address: str | None) -> bool:
+        """Count an arrival; False when there are too many, in all or from this address.
+
+        A proxy's own address (None) is not counted: all its clients come from there.
+        """
+        settings = self.settings
+        if len(self._connections) + len(self._arrivals) >= settings.connections:
+            return False
+        if address is not None:
+            if self._by_address[address] >= settings.connections_per_address:
+                return False
+            self._by_address[address] += 1
+        self._arrivals[arrival] = address
+        return True
+
+    def left(self, arrival: Arrival) -> None:
+        """Forget an arrival: it became a connection, or ended."""
+        address = self._arrivals.pop(arrival, None)
+        if address is not None:
+            self._leave_address(address)
+        self._look_whether_empty()
+
+    def take_over(self, peer: Peer) -> ServerConnection:
+        """Make the protocol that speaks HTTP with somebody who arrived."""
+        return ServerConnection(self, peer)
+
+    def settled(self, connection: Connected) -> None:
+        """Let a connection that began while the listener stops have its one request."""
+        if self.draining and isinstance(connection, ServerConnection):
+            connection.drain()
+
+    def count(self, result: str, address: str) -> None:
+        """Count how a handshake or a PROXY header ended."""
+        self.results[result] += 1
+
+    def _look_whether_empty(self) -> None:
+        if not (self._connections or self._arrivals):
+            self._empty.set()
+
+    def _leave_address(self, address: str) -> None:
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]
-        if not self._connections:
-            self._empty.set()
+
+    # The end
 
     async def drain(self, grace: float) -> int:
         """Stop accepting, let requests finish for `grace` seconds, break the rest. Returns how many."""
         self.draining = True
         if self._server is not None:
             self._server.close()
+        for arrival in list(self._arrivals):
+            arrival.drain()
         for connection in list(self._connections):
             connection.drain()
-        if self._connections:
+        if self._connections or self._arrivals:
             self._empty.clear()
             try:
                 async with asyncio.timeout(grace):
-                    await self._empty.wait()
+                    while self._connections or self._arrivals:
+                        await self._empty.wait()
+                        self._empty.clear()
             except TimeoutError:
                 pass
         broken = len(self._connections)
@@ -138,6 +223,8 @@ class Listener:
         self.draining = True
         if self._server is not None:
             self._server.close()
+        for arrival in list(self._arrivals):
+            arrival.abort()
         for connection in list(self._connections):
             connection.abort()
 
