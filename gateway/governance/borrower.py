@@ -166,6 +166,11 @@ class Borrower:
         lease.tokens += kept
         return cost - kept
 
+    @property
+    def is_active(self) -> bool:
+        """Whether there is anything to report, now or soon."""
+        return bool(self._active)
+
     def refills(self) -> list[Ask]:
         """The refills to ask for now."""
         asks = list(self.thirsty.values())
