@@ -80,6 +80,11 @@ class Attempt:
         if self._call is not None:
             self._call.resume()
 
+    def allow_silence(self, idle: float) -> None:
+        """No deadline any more but `idle` seconds without a byte."""
+        if self._call is not None:
+            self._call.allow_silence(idle)
+
     # ports.Sink. The upstream's callback has nobody to tell of a bug: the exchange ends in a 500.
 
     def on_ready(self) -> None:
@@ -88,6 +93,15 @@ class Attempt:
             return
         try:
             self._exchange.on_upstream_ready()
+        except Exception as bug:
+            self._exchange.crash(bug)
+
+    def on_interim(self, response: Response) -> None:
+        """The instance says something before its answer."""
+        if self._over:
+            return
+        try:
+            self._exchange.on_upstream_interim(response)
         except Exception as bug:
             self._exchange.crash(bug)
 

@@ -65,6 +65,7 @@ class Context:
         "answered_by",
         "arm",
         "attempts",
+        "body_received",
         "body_sent",
         "cache_status",
         "chosen_by",
@@ -104,6 +105,7 @@ class Context:
         "trace_id",
         "traceparent",
         "trail",
+        "upgrade",
         "upstream_seconds",
         "version",
         "want_whole",
@@ -146,6 +148,7 @@ class Context:
         self.attempts: int = 0  # attempt
         self.instance: Instance | None = None  # attempt: the last one tried
         self.upstream_seconds: float = 0.0  # attempt: until the head, summed over attempts
+        self.upgrade: bytes = b""  # upgrade: the protocol that client and instance may go on in
         self.answered_by: str = ""  # exchange: the filter that answered or refused, "" = upstream
         self.refusal: Refusal | None = None  # exchange
         # policies with `enforce: false` that would refuse, and codes
@@ -154,6 +157,7 @@ class Context:
         self.status: int = 0  # exchange: 499 = the client left first
         self.first_byte: float = 0.0  # exchange
         self.finished: float = 0.0  # exchange
+        self.body_received: int = 0  # exchange: where the head did not say how much
         self.body_sent: int = 0  # exchange
         self.dry: bool = False  # explain: decide, spend nothing, send nothing
         self.trail: list[Decision] | None = None  # a list when somebody asked for the record

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
+from gateway.http.hop_by_hop import end_to_end
 from gateway.http.message import Request, Response
 from gateway.pipeline import answer
 from gateway.pipeline.attempt import Attempt
@@ -33,14 +34,16 @@ from gateway.pipeline.errors import (
     Outcome,
     Refusal,
     UpstreamAnswerTooLarge,
+    UpstreamReset,
     UpstreamTimeout,
 )
-from gateway.pipeline.forward import Forward, forward, trailers, translates
+from gateway.pipeline.forward import Forward, forward, is_stream, trailers, translates
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.identify import identify
 from gateway.pipeline.pool import Instance, Pool
 from gateway.pipeline.ports import Cancellable, Downstream, Peer
 from gateway.pipeline.promise import Promise
+from gateway.pipeline.tunnel import Tunnel
 
 
 class Phase(Enum):
@@ -52,11 +55,12 @@ class Phase(Enum):
     ATTEMPTING = "attempting"  # an instance has it
     ANSWERING = "answering"  # on_response filters
     STREAMING = "streaming"  # the answer's head is out
+    TUNNELLING = "tunnelling"  # a 101 is out
     DONE = "done"
 
 
 # A member of an Enum costs a look-up in its class each time; a global costs none.
-NEW, DECIDING, COLLECTING, ATTEMPTING, ANSWERING, STREAMING, DONE = Phase
+NEW, DECIDING, COLLECTING, ATTEMPTING, ANSWERING, STREAMING, TUNNELLING, DONE = Phase
 
 
 def begin(gateway: Gateway, request: Request, peer: Peer, down: Downstream) -> Exchange:
@@ -82,6 +86,7 @@ class Exchange:
         "_softened",
         "_timer",
         "_tried",
+        "_tunnel",
         "_waiting",
         "_whole",
         "ctx",
@@ -105,6 +110,7 @@ class Exchange:
         self._tried: tuple[Instance, ...] = ()
         self._softened = False  # degraded once already
         self._whole: Response | None = None  # a head whose body is being read whole
+        self._tunnel: Tunnel | None = None
         self._timer: Cancellable | None = None  # guards what no connection guards: waiting
         self._waiting = 0  # ticket: a late promise with an old ticket is ignored
 
@@ -214,8 +220,11 @@ class Exchange:
         if self.phase is COLLECTING:
             self.ctx.now = self._gateway.clock.now()
             self._collect_chunk(data, last)
+        elif self.phase is TUNNELLING:
+            self._tunnel_from_client(data, last)
         elif self._attempt is not None and self.phase is not DONE:
             assert self.ctx.endpoint is not None
+            self.ctx.body_received += len(data)
             for on_chunk in self.ctx.endpoint.chain.on_request_chunk:
                 data = on_chunk(self.ctx, data, last)
             self._attempt.write(data, last, trailers(self.ctx) if last else None)
@@ -299,6 +308,12 @@ class Exchange:
         """The instance takes the body: let the client send it."""
         self._down.proceed()
 
+    def on_upstream_interim(self, response: Response) -> None:
+        """The instance has something to say before its answer: a proxy passes it on (RFC 9110 §15.2)."""
+        if self.phase is ATTEMPTING and self._forward is not None and not self._forward.answer_limit:
+            response.headers = end_to_end(response.headers)
+            self._down.interim(response)
+
     def on_upstream_response(self, response: Response) -> None:
         """The head of an answer (its body too, when it came in one piece)."""
         ctx = self.ctx
@@ -311,7 +326,7 @@ class Exchange:
             return
         if response.body is None:
             self._head = response
-            bound = self._forward.answer_limit or ctx.want_whole
+            bound = self._forward.answer_limit or (0 if is_stream(response) else ctx.want_whole)
             if bound and (response.length is None or response.length <= bound):
                 self._whole = response
                 self._take_kept()
@@ -330,6 +345,8 @@ class Exchange:
             self._gather(self._whole, data, last)
         elif self.phase is STREAMING:
             self._stream(data, last)
+        elif self.phase is TUNNELLING:
+            self._tunnel_from_instance(data, last)
         else:  # the head is still with a filter that asked for time: hold what comes meanwhile
             self._keep(data)
             if last:
@@ -342,7 +359,7 @@ class Exchange:
         """The attempt failed; it has released its instance. Try another, or fail."""
         self._attempt = None
         ctx = self.ctx
-        if self.phase is STREAMING or (self.phase is ANSWERING and self._whole is None):
+        if self.phase in (STREAMING, TUNNELLING) or (self.phase is ANSWERING and self._whole is None):
             ctx.error = error
             self._down.abort()
             self._done()
@@ -451,8 +468,13 @@ class Exchange:
             self._down.reply(response)
             self._done(ctx.now)
             return
+        if response.status == 101:
+            self._open_tunnel(response)
+            return
         self.phase = STREAMING
         self._down.begin(response)
+        if response.length is None and self._attempt is not None:
+            self._attempt.allow_silence(ctx.snapshot.stream_idle)
         held, complete = self._take_kept(), self._complete
         if held or complete:
             self._stream(held, complete)
@@ -471,6 +493,46 @@ class Exchange:
             self._end_attempt(None)
             self._down.end(None if self._head is None else self._head.trailers)
             self._done()
+
+    # A tunnel: client and instance go on in another protocol
+
+    def _open_tunnel(self, response: Response) -> None:
+        ctx = self.ctx
+        if self._attempt is None:
+            self._fail(UpstreamReset("the instance left as soon as it had agreed to another protocol"))
+            return
+        self.phase = TUNNELLING
+        self._tunnel = Tunnel(self._gateway.tunnels, ctx)
+        self._attempt.allow_silence(ctx.snapshot.tunnel_idle)
+        self._down.upgrade(response, ctx.upgrade)
+        held = self._take_kept()
+        if held:
+            self._tunnel_from_instance(held, False)
+        self._attempt.resume()
+
+    def _tunnel_from_client(self, data: bytes, last: bool) -> None:
+        assert self._tunnel is not None
+        self._tunnel.from_client(data, last)
+        if self._attempt is not None:
+            self._attempt.write(data, last)
+        self._close_tunnel(self._tunnel)
+
+    def _tunnel_from_instance(self, data: bytes, last: bool) -> None:
+        assert self._tunnel is not None
+        self._tunnel.from_instance(data, last)
+        if data:
+            self._down.write(data)
+        if last:
+            self._down.end()
+        self._close_tunnel(self._tunnel)
+
+    def _close_tunnel(self, tunnel: Tunnel) -> None:
+        if tunnel.is_over and self.phase is TUNNELLING:
+            self.ctx.now = self._gateway.clock.now()
+            self._end_attempt(None)
+            self._done(self.ctx.now)
+
+    # Backpressure
 
     def on_writable(self, ready: bool) -> None:
         """The client reads too slowly (False), or again (True): so does the attempt."""
@@ -586,7 +648,7 @@ class Exchange:
             return
         self._gateway.observer.on_bug(self.ctx, bug)
         self._drop_attempt(Outcome.IGNORED)
-        if self.phase is STREAMING:
+        if self.phase in (STREAMING, TUNNELLING):
             self._down.abort()
         else:
             response = answer.crashed(self.ctx)
@@ -604,6 +666,8 @@ class Exchange:
         self.phase = DONE
         if self._timer is not None:
             self._forget_waiting()
+        if self._tunnel is not None:
+            self._tunnel.close()
         if self._attempt is not None:  # a filter gave another answer than the one under way
             self._drop_attempt(Outcome.IGNORED)
         ctx = self.ctx

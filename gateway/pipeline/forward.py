@@ -146,7 +146,16 @@ def _unchanged(ctx: Context, pool: Pool) -> Request:
     made = request.rewritten(path, target, _fields(ctx))
     if request.trailers is not None:
         made.trailers = trailers(ctx)
+    made.upgrade = ctx.upgrade
     return made
+
+
+def is_stream(response: Response) -> bool:
+    """Tell whether an answer's parts matter as they come, so that nobody may hold them back."""
+    if response.status == 101:
+        return True
+    kind = response.header(b"content-type")
+    return kind is not None and kind.partition(b";")[0].strip().lower() in _STREAMS
 
 
 def trailers(ctx: Context) -> Headers | None:
@@ -181,6 +190,7 @@ def _fields(ctx: Context) -> Headers:
     return fields
 
 
+_STREAMS = frozenset((b"text/event-stream", b"application/x-ndjson", b"multipart/x-mixed-replace"))
 _FORWARDED = Passing(
     HOP_BY_HOP | FORWARDED_FIELDS | {b"host", b"x-request-id", b"traceparent"}, prefix=b"x-headgate-"
 )

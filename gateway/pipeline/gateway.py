@@ -12,6 +12,7 @@ from gateway.pipeline.ports import Clock, Ids, Timers, Upstream
 from gateway.pipeline.prediction import Signatures
 from gateway.pipeline.pressure import Pressure
 from gateway.pipeline.snapshot import Snapshot
+from gateway.pipeline.tunnel import Tunnels
 
 
 class Observer(Protocol):
@@ -37,6 +38,7 @@ class Gateway:
         "signatures",
         "snapshot",
         "timers",
+        "tunnels",
         "upstream",
     )
 
@@ -53,6 +55,7 @@ class Gateway:
         pressure: Pressure,
     ) -> None:
         self.snapshot = snapshot
+        self.tunnels = Tunnels()
         self.upstream = upstream
         self.clock = clock
         self.timers = timers

@@ -78,7 +78,8 @@ class Receiver(Protocol):
     def on_body(self, data: bytes, last: bool) -> None:
         """A piece of the request's body, de-chunked; only after `Downstream.proceed`.
 
-        `request.trailers` are there before the last piece.
+        `request.trailers` are there before the last piece. After `Downstream.upgrade`: what the client says in
+        the other protocol, last when it says no more.
         """
         ...
 
@@ -132,8 +133,19 @@ class Downstream(Protocol):
         """Send a whole response (response.body is bytes)."""
         ...
 
+    def interim(self, response: Response) -> None:
+        """Send an interim response (102, 103 …) to a client that knows them, before the final one."""
+        ...
+
     def begin(self, response: Response) -> None:
         """Send a response's head; chunks follow by `write`, then `end`."""
+        ...
+
+    def upgrade(self, response: Response, protocol: bytes) -> None:
+        """Send a 101. From here on `write` sends as it is and `end` says that no more will come.
+
+        `Receiver.on_body` gets what the client sends; the connection closes when both have ended.
+        """
         ...
 
     def write(self, data: bytes) -> None:
@@ -164,8 +176,15 @@ class Sink(Protocol):
         """
         ...
 
+    def on_interim(self, response: Response) -> None:
+        """An interim head (1xx, but neither 100 nor 101); may come several times before the final one."""
+        ...
+
     def on_response(self, response: Response) -> None:
-        """A final (not 1xx) head; response.body is bytes when the message is already complete, else None."""
+        """A final head; response.body is bytes when the message is already complete, else None.
+
+        Also the 101 that `request.upgrade` asked for: chunks and `Call.write` are then a tunnel's two ways.
+        """
         ...
 
     def on_chunk(self, data: bytes, last: bool) -> None:
@@ -198,6 +217,13 @@ class Call(Protocol):
 
     def extend(self, until: float) -> None:
         """Move the call's deadline."""
+        ...
+
+    def allow_silence(self, idle: float) -> None:
+        """From here on no deadline but silence: `idle` seconds without a byte either way end the call.
+
+        While it is paused nobody waits for a byte, and the time stands still.
+        """
         ...
 
     def cancel(self) -> None:

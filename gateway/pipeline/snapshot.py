@@ -90,4 +90,6 @@ class Snapshot:
     default_timeout: float = 60.0  # s
     trace_share: float = 0.0  # of requests whose caller did not decide
     answer_limit: int = 16 * 1024 * 1024  # bytes of an answer that is read whole to be translated
+    stream_idle: float = 300.0  # s without a byte of an answer whose end nobody has announced
+    tunnel_idle: float = 300.0  # s without a byte either way
     replay_limit: int = 64 * 1024  # bytes: bodies up to this are read whole, so that they can be sent twice

@@ -41,6 +41,12 @@ class Captured:
         self.response = response
         self.answered.set()
 
+    def interim(self, response: Response) -> None:
+        """Nothing is said before the answer."""
+
+    def upgrade(self, response: Response, protocol: bytes) -> None:
+        """Nothing is sent, so nobody agrees to another protocol."""
+
     def begin(self, response: Response) -> None:
         """Keep its head; a dry exchange streams nothing."""
         self.reply(response)

@@ -189,6 +189,15 @@ class Stream:
         self.write(body)
         self.end(response.trailers)
 
+    def interim(self, response: Response) -> None:
+        """Send an interim response, unless the client is too old for it (RFC 9110 §15.2)."""
+        if not (self.done or self.begun) and self.request.minor:
+            self._line.send(write_response_head(response, length=None))
+
+    def upgrade(self, response: Response, protocol: bytes) -> None:
+        """Agree to another protocol."""
+        self.abort()
+
     def begin(self, response: Response) -> None:
         """Send the head."""
         if self.done or self.begun:

@@ -156,6 +156,10 @@ class HttpCall:
         if self.connection is not None:
             self.connection.watch(until)
 
+    def allow_silence(self, idle: float) -> None:
+        """From here on no deadline but `idle` seconds without a byte."""
+        self.extend(self.home.loop.time() + idle)
+
     def cancel(self) -> None:
         """Give it up; nothing more is reported."""
         connection, self.connection = self.connection, None

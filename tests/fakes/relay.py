@@ -111,6 +111,10 @@ class Attempt:
     def on_ready(self) -> None:
         self._down.proceed()
 
+    def on_interim(self, response: Response) -> None:
+        response.headers = end_to_end(response.headers)
+        self._down.interim(response)
+
     def on_response(self, response: Response) -> None:
         response.headers = end_to_end(response.headers)
         if response.body is not None:

@@ -124,6 +124,8 @@ class FakeCall:
 
     def extend(self, until: float) -> None: ...
 
+    def allow_silence(self, idle: float) -> None: ...
+
     def cancel(self) -> None:
         self.cancelled = True
 
@@ -169,6 +171,11 @@ class FakeDownstream:
         self.replies.append(response)
         self.body = response.body or b""
         self.ended = True
+
+    def interim(self, response: Response) -> None: ...
+
+    def upgrade(self, response: Response, protocol: bytes) -> None:
+        self.replies.append(response)
 
     def begin(self, response: Response) -> None:
         self.replies.append(response)

@@ -53,6 +53,7 @@ class RecordingCall:
 
     def __init__(self, stage: Stage, instance: str, sink: Sink) -> None:
         self.stage, self.instance, self.sink = stage, instance, sink
+        self.silence = 0.0  # s that it may be silent; 0.0: its deadline holds
 
     def write(self, data: bytes, last: bool, trailers: Headers | None = None) -> None:
         end = f" last {trailers}" if trailers else " last" if last else ""
@@ -66,6 +67,9 @@ class RecordingCall:
 
     def extend(self, until: float) -> None:
         self.stage.log.append(f"extend {self.instance}")
+
+    def allow_silence(self, idle: float) -> None:
+        self.silence = idle
 
     def cancel(self) -> None:
         self.stage.log.append(f"cancel {self.instance}")
@@ -173,6 +177,13 @@ class Stage:
         assert response.body is not None
         self.answer = response
         self.log.append(f"reply {response.status}")
+
+    def interim(self, response: Response) -> None:
+        self.log.append(f"interim {response.status}")
+
+    def upgrade(self, response: Response, protocol: bytes) -> None:
+        self.answer = response
+        self.log.append(f"upgrade {protocol.decode()}")
 
     def begin(self, response: Response) -> None:
         self.answer = response

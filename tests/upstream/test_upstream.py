@@ -41,6 +41,9 @@ class Recorder:
     def on_ready(self) -> None:
         self.events.append("ready")
 
+    def on_interim(self, response: Response) -> None:
+        self.events.append(f"interim {response.status}")
+
     def on_response(self, response: Response) -> None:
         self.events.append("response")
         self.response = response
