@@ -2,7 +2,8 @@
 
 The modules named in pyproject.toml under `[tool.headgate] compiled` are compiled by mypyc from the very files
 that run without it: one text, two forms, and the tests run on both (`make test`). Don't build in place: a
-compiled module hides the file beside it. docs/adr/0017-compiled-build.md says what it gives.
+compiled module hides the file beside it. Beside them stand modules in Cython (*.pyx), each a companion of
+Python that does without it. docs/adr/0017-compiled-build.md says what it gives.
 """
 
 import os
@@ -16,11 +17,13 @@ def compiled() -> list[Extension]:
     """Return the extension modules to build."""
     if os.environ.get("HEADGATE_NATIVE") != "1":
         return []
+    from Cython.Build import cythonize
     from mypyc.build import mypycify
 
     table = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["headgate"]
     modules = [f"gateway/{name}.py" for line in table["compiled"] for name in line.split()]
-    return mypycify(["--strict", "--ignore-missing-imports", *modules], opt_level="2", debug_level="0")
+    typed = mypycify(["--strict", "--ignore-missing-imports", *modules], opt_level="2", debug_level="0")
+    return typed + cythonize("gateway/**/*.pyx", build_dir="build", show_all_warnings=True)
 
 
 setup(ext_modules=compiled())

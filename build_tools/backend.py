@@ -20,11 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from setuptools import build_meta
-from setuptools.build_meta import (  # what pip asks of a backend, as setuptools answers it
-    get_requires_for_build_sdist,
-    prepare_metadata_for_build_editable,
-    prepare_metadata_for_build_wheel,
-)
+from setuptools.build_meta import get_requires_for_build_sdist
 
 __all__ = [
     "build_editable",
@@ -50,6 +46,18 @@ def get_requires_for_build_wheel(config_settings: Config = None) -> list[str]:
 def get_requires_for_build_editable(config_settings: Config = None) -> list[str]:
     """What else must be installed before an editable install."""
     return COMPILERS if os.environ.get("HEADGATE_NATIVE") == "1" else []
+
+
+def prepare_metadata_for_build_wheel(directory: str, config_settings: Config = None) -> str:
+    """Write the metadata: the same whatever compiles."""
+    with _native("0"):
+        return build_meta.prepare_metadata_for_build_wheel(directory, config_settings)
+
+
+def prepare_metadata_for_build_editable(directory: str, config_settings: Config = None) -> str:
+    """Write the metadata of an editable install."""
+    with _native("0"):
+        return build_meta.prepare_metadata_for_build_editable(directory, config_settings)
 
 
 def build_wheel(directory: str, config_settings: Config = None, metadata: str | None = None) -> str:

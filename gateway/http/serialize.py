@@ -13,6 +13,9 @@ from typing import Final
 
 from gateway.http.framing import LAST_CHUNK
 from gateway.http.message import Headers, Request, Response, find
+from gateway.http.usual import CHUNKED, NO_LENGTH
+from gateway.http.usual import write_request as _write_request
+from gateway.http.usual import write_response as _write_response
 
 _STATUS_LINES: Final = {
     status: b"HTTP/1.1 %d %b" % (status, _reasons.get(status, "").encode()) for status in range(100, 600)
@@ -36,16 +39,25 @@ def continue_head() -> bytes:
     return _CONTINUE
 
 
-def write_request_head(request: Request, authority: bytes) -> bytes:
+def write_request_head(request: Request, authority: bytes, content: bytes = b"") -> bytes:
     """Return the head that an instance at `authority` (`host:port`) gets: normalised path, own Host and
-    framing.
+    framing; and `content` behind it.
 
     The body's framing is request.length, or len(request.body) when the body is whole; chunks where it has
     trailers. Raises UnsafeField.
     """
-    target = request.path + b"?" + request.query if request.query else request.path
     body = request.body
     length = request.length if body is None else None if request.trailers else len(body)
+    if _write_request is not None and not (request.te_trailers or request.upgrade):
+        announced = (
+            CHUNKED if length is None else length if length or request.method not in _BODILESS else NO_LENGTH
+        )
+        written = _write_request(
+            request.method, request.path, request.query, authority, request.headers, announced, content
+        )
+        if written is not None:
+            return written
+    target = request.path + b"?" + request.query if request.query else request.path
     left_out = _NOT_COPIED_CHUNKED if length is None else _NOT_COPIED
     lines = [b"%b %b HTTP/1.1" % (request.method, target), b"host: " + authority]
     lines += [b": ".join(field) for field in request.headers if field[0] not in left_out]
@@ -55,7 +67,7 @@ def write_request_head(request: Request, authority: bytes) -> bytes:
         lines.append(_CHUNKED)
     elif length or request.method not in _BODILESS:
         lines.append(b"content-length: %d" % length)
-    return _join(lines)
+    return _join(lines) + content
 
 
 def _wishes(request: Request) -> list[bytes]:
@@ -84,14 +96,21 @@ def write_response_head(
     chunked: bool = False,
     connection: bytes = b"",
     date: bytes = b"",
+    content: bytes = b"",
 ) -> bytes:
     """Return a response's head, with one Content-Length, or `chunked`, or neither (HEAD, 204, 304, until
-    close).
+    close); and `content` behind it.
 
     connection: `close`, `keep-alive` or nothing to say. date: for the Date field where the response has none
     (RFC 9110 §6.6.1). Raises UnsafeField.
     """
     headers = response.headers
+    if _write_response is not None:
+        announced = CHUNKED if chunked else NO_LENGTH if length is None else length
+        line = _STATUS_LINES[response.status]
+        written = _write_response(line, headers, announced, connection, date, content)
+        if written is not None:
+            return written
     lines = [_STATUS_LINES[response.status]]
     left_out = _NOT_COPIED_CHUNKED if chunked else _NOT_COPIED
     lines += [b": ".join(field) for field in headers if field[0] not in left_out]
@@ -103,7 +122,7 @@ def write_response_head(
         lines.append(_CHUNKED)
     elif length is not None:
         lines.append(b"content-length: %d" % length)
-    return _join(lines)
+    return _join(lines) + content
 
 
 def _join(lines: list[bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""In which form this gateway runs: the hot modules compiled, or all of it pure Python. setup.py says which."""
+"""In which form this gateway runs: the hot modules compiled (setup.py), or all of it pure Python."""
 
 from __future__ import annotations
 
