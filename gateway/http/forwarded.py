@@ -54,7 +54,7 @@ class Forwarding:
 
     def __init__(self, trusted: Sequence[str] = (), via: bytes = b"headgate") -> None:
         self._networks = tuple(ip_network(network, strict=False) for network in trusted)
-        self._via = (b"1.0 " + via, b"1.1 " + via)
+        self._via = (b"1.0 " + via, b"1.1 " + via, b"2 " + via)  # by Request.minor
         # Untrusted peers get the same fields for every request of a connection: made once.
         self._direct = lru_cache(maxsize=4096)(self._build)
 

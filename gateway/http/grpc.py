@@ -1,13 +1,14 @@
-"""gRPC over HTTP/2, as far as a gateway must know it: which messages it is, deadlines, and statuses. Sans-io.
+"""gRPC over HTTP/2, as far as a gateway must know it: what is gRPC, deadlines, and statuses. Sans-io.
 
-A gRPC call is an HTTP/2 request like any other (POST /service/method, metadata as fields, messages as body), so
-nothing here reads a message: length prefixes, compression and protobuf pass untouched. What differs is where
-the outcome stands: the HTTP status is always 200, the real one is `grpc-status` in the trailers, or in the only
-head there is (*Trailers-Only*). So an answer that is not gRPC (a refusal of ours, an instance's 502 page) must
-be turned into a Trailers-Only one before a gRPC client gets it, and an instance's health must be judged by its
-trailers.
+A gRPC call is an HTTP/2 request like any other (POST /service/method, metadata as fields, messages as
+body), so nothing here reads a message: length prefixes, compression and protobuf pass untouched. What
+differs is where the outcome stands: the HTTP status is always 200, the real one is `grpc-status` in the
+trailers, or in the only head there is (*Trailers-Only*). So an answer that is not gRPC (a refusal of ours,
+an instance's 502 page) must be turned into a Trailers-Only one before a gRPC client gets it, and an
+instance's health must be judged by its trailers.
 
-Source: the gRPC project's PROTOCOL-HTTP2.md, http-grpc-status-mapping.md, statuscodes.md, gRFC A6 (retries).
+Source: the gRPC project's PROTOCOL-HTTP2.md, http-grpc-status-mapping.md, statuscodes.md, gRFC A6
+(retries).
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Status(IntEnum):
     UNAUTHENTICATED = 16
 
 
-# What the gateway's own answers mean in gRPC: who is over a quota of theirs exhausted a resource, where our or
-# the instances' capacity is used up the service is unavailable.
+# What the gateway's own answers mean in gRPC: who is over a quota of theirs exhausted a resource; where our
+# or the instances' capacity is used up the service is unavailable.
 _OURS: Final = {
     400: Status.INVALID_ARGUMENT,
     401: Status.UNAUTHENTICATED,
@@ -182,10 +183,17 @@ def as_grpc(response: Response) -> Response:
             return response
         if response.header(b"grpc-status") is not None:
             return Response(200, response.headers, b"")
-    status = status_of_foreign(response.status)
+    reason = response.header(b"x-headgate-reason")
+    if reason is None:
+        status, message = (
+            status_of_foreign(response.status),
+            f"the answer is not gRPC: HTTP {response.status}",
+        )
+    else:
+        message = reason.decode("latin-1")
+        status = status_of_refusal(response.status, message)
     kept = [field for field in response.headers if field[0] not in _OF_BODIES]
-    fields = trailers_only(status, f"the answer is not gRPC (HTTP status {response.status})")
-    return Response(200, fields + kept, b"")
+    return Response(200, trailers_only(status, message) + kept, b"")
 
 
 def status_of(response: Response, trailers: Headers | None) -> Status:

@@ -29,9 +29,9 @@ class Request:
     characters, no dot segments), the only path that endpoints, authorisation, cache keys and the upstream
     see. query: without `?`, b"" if none. length: bytes of body announced; None = chunked; 0 = no body.
     body: the complete body, or None while it is still streaming past. minor: HTTP/1.<minor> as the client
-    spoke it. keep_alive, expect_continue: what it wished for its connection. trailers: fields that came after
-    the body, there with its last piece. te_trailers: it wants those of the response. upgrade: the protocols
-    it would rather speak, as its Upgrade field names them, b"" for none.
+    spoke it; 2: HTTP/2. keep_alive, expect_continue: what it wished for its connection. trailers: fields that
+    came after the body, there with its last piece. te_trailers: it wants those of the response. upgrade: the
+    protocols it would rather speak, as its Upgrade field names them, b"" for none.
     """
 
     __slots__ = (
@@ -98,6 +98,13 @@ class Request:
             body=self.body,
             te_trailers=self.te_trailers,
         )
+
+    def with_headers(self, headers: Headers) -> Request:
+        """Return the same request with other fields; everything else is kept."""
+        made = self.rewritten(self.path, self.target, headers)
+        made.trailers = self.trailers
+        made.upgrade = self.upgrade
+        return made
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value of the field `name` (lower-case), or None."""

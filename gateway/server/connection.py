@@ -16,47 +16,19 @@ fires: a request on a kept-alive connection costs no timer at all.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf
-from typing import Protocol, cast
+from typing import cast
 
 from gateway.http.framing import BadFraming, ChunkedReader, LengthReader
 from gateway.http.message import Request
-from gateway.http.outbox import Outbox
 from gateway.http.parse import BadRequest, check_unfinished, parse_request
 from gateway.http.serialize import write_response_head
 from gateway.pipeline.errors import BadBody, BodyTimeout, BodyTooLarge, GatewayError
-from gateway.pipeline.ports import Begin, Cancellable, Peer, Receiver, Timers
+from gateway.pipeline.ports import Cancellable, Peer, Receiver
+from gateway.server.host import Host
 from gateway.server.problem import problem
-from gateway.server.settings import ServerSettings
 from gateway.server.stream import Stream
-
-# Is told (code, status, the client's address) of every answer that was given before a request existed.
-OnRefused = Callable[[str, int, str], None]
-
-
-class Host(Protocol):
-    """What a connection needs of its listener."""
-
-    settings: ServerSettings
-    begin: Begin
-    timers: Timers
-    loop: asyncio.AbstractEventLoop
-    outbox: Outbox
-    draining: bool
-    on_refused: OnRefused | None
-
-    def date(self) -> bytes:
-        """The Date field's value now."""
-        ...
-
-    def admit(self, connection: ServerConnection, address: str) -> bool:
-        """Count a new connection; False when there are too many."""
-        ...
-
-    def leave(self, connection: ServerConnection, address: str) -> None:
-        """An admitted connection ended."""
-        ...
 
 
 class ServerConnection(asyncio.Protocol):
@@ -70,6 +42,7 @@ class ServerConnection(asyncio.Protocol):
         "_closing",
         "_deadline",
         "_eof",
+        "_first",
         "_host",
         "_lingering",
         "_met",
@@ -99,6 +72,7 @@ class ServerConnection(asyncio.Protocol):
         self._blocked = False  # the client doesn't read: the send buffer is full
         self._blocked_size = 0
         self._eof = False
+        self._first = True  # no request was read yet
         self._closing = False  # no further request is read
         self._lingering = False  # the last answer is out, input is thrown away
         self._admitted = False
@@ -122,6 +96,8 @@ class ServerConnection(asyncio.Protocol):
         self._admitted = host.admit(self, self.peer.address)
         if self._admitted:
             self._arm(host.loop.time() + host.settings.head_timeout)
+            if self._met is not None and _chose_http2(tcp):
+                self._become_http2()
         else:
             self._refuse(503, "too_many_connections", "there are too many connections")
 
@@ -260,8 +236,12 @@ class ServerConnection(asyncio.Protocol):
                 return None
             request = parse_request(data[: end + 4], host.settings.head)
         except BadRequest as error:
-            self._refuse(error.status, error.code, str(error))
+            if self._first and host.settings.http2 and data.startswith(b"PRI * HTTP/2.0\r\n"):
+                self._become_http2()  # RFC 9113 §3.3: prior knowledge
+            else:
+                self._refuse(error.status, error.code, str(error))
             return None
+        self._first = False
         self._scanned = 0
         self._skipped = False
         rest = data[end + 4 :]
@@ -282,6 +262,19 @@ class ServerConnection(asyncio.Protocol):
         self._buffer = rest
         self._deadline = inf
         return request
+
+    def _become_http2(self) -> None:
+        """Hand the connection over, with what was read of it, to the protocol that speaks HTTP/2."""
+        from gateway.server.http2 import Http2Connection  # only where somebody speaks it
+
+        self._forget_timer()
+        self._admitted = False
+        self._closing = True
+        self._host.leave(self, self.peer.address)
+        data, self._buffer = self._buffer, b""
+        successor = Http2Connection(self._host, self.transport, self.peer)
+        self.transport.set_protocol(successor)
+        successor.take_over(data)
 
     def _take_chunked(self, request: Request, data: bytes) -> bytes:
         """Take a chunked body that is here to its end; returns what is left. Raises BadFraming.
@@ -554,3 +547,9 @@ class ServerConnection(asyncio.Protocol):
         return (
             f"<ServerConnection {self.peer.address}:{self.peer.port} | {state}, {len(self._buffer)} B ahead>"
         )
+
+
+def _chose_http2(transport: asyncio.Transport) -> bool:
+    """Tell whether the TLS handshake agreed on HTTP/2 (ALPN, RFC 9113 §3.2)."""
+    tls = transport.get_extra_info("ssl_object")
+    return tls is not None and tls.selected_alpn_protocol() == "h2"

@@ -19,7 +19,8 @@ from typing import Literal, TypeAlias, cast
 from gateway.http.outbox import Outbox
 from gateway.pipeline.ports import Begin, Clock, Peer, Timers
 from gateway.server.arrival import Arrival, Connected, Handshakes
-from gateway.server.connection import OnRefused, ServerConnection
+from gateway.server.connection import ServerConnection
+from gateway.server.host import Connection, OnRefused
 from gateway.server.settings import ServerSettings
 from gateway.server.tls import ServerTls
 
@@ -66,7 +67,7 @@ class Listener:
         self._proxy_protocol = proxy_protocol
         self._is_trusted = is_trusted or (lambda address: False)
         self._server: asyncio.Server | None = None
-        self._connections: set[ServerConnection] = set()
+        self._connections: set[Connection] = set()
         self._arrivals: dict[Arrival, str | None] = {}
         self._by_address: Counter[str] = Counter()
         self._empty = asyncio.Event()
@@ -124,7 +125,7 @@ class Listener:
             self._date_until = now + 1.0 - wall % 1.0
         return self._date
 
-    def admit(self, connection: ServerConnection, address: str) -> bool:
+    def admit(self, connection: Connection, address: str) -> bool:
         """Count a new connection; False when there are too many, in all or from this address."""
         settings = self.settings
         if len(self._connections) + len(self._arrivals) >= settings.connections:
@@ -135,7 +136,7 @@ class Listener:
         self._by_address[address] += 1
         return True
 
-    def leave(self, connection: ServerConnection, address: str) -> None:
+    def leave(self, connection: Connection, address: str) -> None:
         """An admitted connection ended."""
         self._connections.discard(connection)
         self._leave_address(address)

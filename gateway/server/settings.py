@@ -25,7 +25,7 @@ class ServerSettings:
     the connection; a larger rest closes it. linger: time for a client to read the answer that closes its
     connection, before unread bytes reset it. farewell: how long an idle connection stays when the listener
     stops, so that a request on its way is answered, with Connection: close. connections,
-    connections_per_address: open at once.
+    connections_per_address: open at once. http2: speak it to clients that begin with its preface.
     """
 
     head: HeadLimits = _HEAD
@@ -44,3 +44,4 @@ class ServerSettings:
     connections: int = 16384
     connections_per_address: int = 16384
     backlog: int = 1024
+    http2: bool = True

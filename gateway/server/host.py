@@ -1,0 +1,55 @@
+"""What the connections of a listener and the listener itself are to each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from gateway.http.outbox import Outbox
+from gateway.pipeline.ports import Begin, Timers
+from gateway.server.settings import ServerSettings
+
+# Is told (code, status, the client's address) of every answer that was given before a request existed.
+OnRefused = Callable[[str, int, str], None]
+
+
+class Connection(Protocol):
+    """One client's connection, whatever it speaks."""
+
+    @property
+    def stream(self) -> object | None:
+        """The request being answered, or one of them; None between requests."""
+        ...
+
+    def drain(self) -> None:
+        """The listener stops: end as soon as nobody loses a request by it."""
+        ...
+
+    def abort(self) -> None:
+        """The listener's patience is over."""
+        ...
+
+
+class Host(Protocol):
+    """What a connection needs of its listener."""
+
+    settings: ServerSettings
+    begin: Begin
+    timers: Timers
+    loop: asyncio.AbstractEventLoop
+    outbox: Outbox
+    draining: bool
+    on_refused: OnRefused | None
+
+    def date(self) -> bytes:
+        """The Date field's value now."""
+        ...
+
+    def admit(self, connection: Connection, address: str) -> bool:
+        """Count a new connection; False when there are too many."""
+        ...
+
+    def leave(self, connection: Connection, address: str) -> None:
+        """An admitted connection ended."""
+        ...
