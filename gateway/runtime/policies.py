@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -20,9 +20,10 @@ from gateway.config.load import Loaded, load, policy_files
 from gateway.config.schema import Limits, Schema
 from gateway.filters.catalog import KINDS
 from gateway.runtime.build import Built, Ports, build, discarded
+from gateway.runtime.listening import fixed
 
 EVERY = 0.2  # s
-FIXED = ("listen", "registry", "stores", "log", "telemetry")  # what is opened once, at the start
+FIXED = ("listen", "workers", "registry", "stores", "log", "telemetry")  # what is opened once, at the start
 LIVE_LIMITS = frozenset(
     {"request_timeout", "trusted_proxies", "answer_bytes", "buffered_bytes"}
 )  # snapshot's
@@ -61,18 +62,31 @@ class PoliciesInvalid(Exception):
         self.loaded = loaded
 
 
-def read(folder: Path) -> Loaded:
-    """Read and check a policy folder with all the verbs there are."""
-    return load(folder, KINDS)
+def read(folder: Path, files: Mapping[str, bytes] | None = None) -> Loaded:
+    """Read and check a policy folder with all the verbs there are.
+
+    files: its contents, where somebody has read them already.
+    """
+    return load(folder, KINDS, files=files)
 
 
 class Policies:
-    """The running policies of one worker. `install` is called in the event loop with every new build."""
+    """The running policies of one process. `install` is called in the event loop with every new build.
+
+    Who reads the folder calls `watch` and `reload`; who is told its contents calls `prepare`, then `commit`
+    or `abort`. agree: asks those that are told; what it returns keeps the build from being installed.
+    """
 
     def __init__(
-        self, folder: Path, ports: Ports, wall: Callable[[], float], install: Callable[[Built], None]
+        self,
+        folder: Path,
+        ports: Ports,
+        wall: Callable[[], float],
+        install: Callable[[Built], None],
+        agree: Callable[[Loaded], Awaitable[tuple[str, ...]]] | None = None,
     ) -> None:
         self.folder = folder
+        self.files: Mapping[str, bytes] = {}
         self.built: Built | None = None
         self.report = Report(True, 0.0, "")
         self.reloads = 0
@@ -80,6 +94,8 @@ class Policies:
         self._ports = ports
         self._wall = wall
         self._install = install
+        self._agree = agree
+        self._prepared: Built | None = None
         self._started = Schema()  # what the parts that only a restart changes were made from
         self._seen: Signature = ()
         self._references: tuple[Path, ...] = ()
@@ -90,6 +106,7 @@ class Policies:
         if loaded.schema is None:
             raise PoliciesInvalid(loaded)
         self._references = loaded.references
+        self.files = loaded.files
         self._seen = signature(self.folder, self._references)
         self._started = loaded.schema
         self._took(build(loaded.schema, loaded.digest, self._ports, None), ())
@@ -117,15 +134,39 @@ class Policies:
             assert self.built is not None
             notes = needs_restart(self._started, built.schema)
             if built.schema == self.built.schema:
+                self.files = loaded.files
                 self.report = Report(True, self._wall(), loaded.digest, notes=notes)
                 return self.report
+            if self._agree is not None and (refused := await self._agree(loaded)):
+                return self._failed(loaded.digest, refused)
             self.reloads += 1
+            self.files = loaded.files
             self._took(built, notes)
             log.info("policies reloaded: version %d, digest %s", built.snapshot.version, loaded.digest[:12])
             return self.report
 
-    def _load_and_build(self) -> tuple[Loaded, Built | None]:
-        loaded = read(self.folder)
+    async def prepare(self, files: Mapping[str, bytes]) -> tuple[str, ...]:
+        """Build from these contents, but don't install. Returns why that can't be done."""
+        try:
+            loaded, self._prepared = await asyncio.to_thread(self._load_and_build, files)
+        except Exception as bug:  # as in `reload`: the last good one goes on
+            log.exception("policies could not be built")
+            return (f"internal error: {type(bug).__name__}: {bug}",)
+        return tuple(str(problem) for problem in loaded.errors)
+
+    def commit(self) -> None:
+        """Install what was prepared."""
+        built, self._prepared = self._prepared, None
+        if built is not None:
+            self.reloads += 1
+            self._took(built, ())
+
+    def abort(self) -> None:
+        """Forget what was prepared."""
+        self._prepared = None
+
+    def _load_and_build(self, files: Mapping[str, bytes] | None = None) -> tuple[Loaded, Built | None]:
+        loaded = read(self.folder, files)
         if loaded.schema is None:
             return loaded, None
         return loaded, build(loaded.schema, loaded.digest, self._ports, self.built)
@@ -163,6 +204,7 @@ def signature(folder: Path, references: Iterable[Path] = ()) -> Signature:
 def needs_restart(before: Schema, after: Schema) -> tuple[str, ...]:
     """Name what differs from the start and only a restart applies."""
     before = replace(before, stores=replace(before.stores, on_store_failure=after.stores.on_store_failure))
+    before = replace(before, listen=fixed(before.listen, after.listen))
     changed = [name for name in FIXED if getattr(before, name) != getattr(after, name)]
     limits = [
         f"limits.{field.name}"

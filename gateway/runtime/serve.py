@@ -125,7 +125,10 @@ async def _run(worker: Worker) -> int:
     loop.add_signal_handler(signal.SIGHUP, worker.reload_soon)
     host, port = worker.http_address
     admin_host, admin_port = worker.admin_address
-    print(f"ready http://{host}:{port} admin http://{admin_host}:{admin_port}", file=sys.stderr, flush=True)
+    scheme = "http" if worker.schema.listen.http.tls is None else "https"
+    print(
+        f"ready {scheme}://{host}:{port} admin http://{admin_host}:{admin_port}", file=sys.stderr, flush=True
+    )
     gc.collect()
     gc.freeze()  # what was built at the start stays: the collector need not look at it again
     gc.set_threshold(20_000, 20, 20)

@@ -24,8 +24,8 @@ from gateway.admin.app import make_app
 from gateway.admin.listening import Listening
 from gateway.config.listing import listing
 from gateway.config.load import Loaded
-from gateway.config.schema import HttpListen, Limits, Listen, Schema, Store
 from gateway.config.schema import LocalRegistry as LocalRegistryConfig
+from gateway.config.schema import Schema, Store
 from gateway.discovery.etcd import EtcdSettings, TlsFiles
 from gateway.discovery.etcd_registry import EtcdRegistry
 from gateway.discovery.file import FileRegistry
@@ -33,7 +33,6 @@ from gateway.discovery.local import LocalRegistry
 from gateway.discovery.registry import Discovery, RegistryStatus
 from gateway.governance.overload import Gauge
 from gateway.http.forwarded import Forwarding
-from gateway.http.parse import HeadLimits
 from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.exchange import begin
 from gateway.pipeline.gateway import Gateway
@@ -43,12 +42,13 @@ from gateway.pipeline.routes import Routes
 from gateway.pipeline.snapshot import Snapshot
 from gateway.runtime.build import Built, Ports
 from gateway.runtime.explain import explain
+from gateway.runtime.listening import client_ports, handshakes, make_listeners, renew
 from gateway.runtime.membership import Membership
 from gateway.runtime.policies import Policies
 from gateway.runtime.world import SystemClock, SystemIds
 from gateway.server.listener import Listener
-from gateway.server.settings import ServerSettings
 from gateway.server.timers import SweptTimers
+from gateway.server.tls import TlsUnusable
 from gateway.stores.memory import MemoryCounters
 from gateway.stores.redis import Address, RedisBlobs, RedisClient, RedisCounters
 from gateway.telemetry.access_log import AccessLog
@@ -124,16 +124,18 @@ class Worker:
         ports = await self._ports(schema)
         self.policies = Policies(self._folder, ports, self._clock.wall, self._install)
         self.policies.start(self._loaded)
-        self._listeners = {
-            name: Listener(
+        try:
+            self._listeners = make_listeners(
+                schema.listen,
+                schema.limits,
                 partial(begin, self.gateway),
                 timers,
                 self._clock,
-                server_settings(schema.limits),
                 self._telemetry.on_refused,
+                lambda address: self.gateway.snapshot.forwarding.is_trusted(address),
             )
-            for name in client_ports(schema.listen)
-        }
+        except TlsUnusable as error:
+            raise CannotStart(f"listen: {error}") from error
         await self._open_admin(schema)
         for name, port in client_ports(schema.listen).items():
             await self._listeners[name].start(port.address.host, port.address.port)
@@ -151,6 +153,7 @@ class Worker:
             for endpoint in built.snapshot.endpoints.values()
             for pool in (*endpoint.versions.values(), *endpoint.pools)
         }
+        renew(self._listeners, built.schema.listen)
         self._issuers.retire(built.schema.issuers.values())
         if built.schema.issuers:
             self._own(self._issuers.warm(), "issuers' keys")
@@ -406,6 +409,7 @@ class Worker:
             single["headgate_discovery_stale_seconds"] = ("Since the registry was live.", status.stale)
         for name, (meaning, value) in single.items():
             yield gauge(name, meaning, (), {(): float(value)})
+        yield handshakes(self._listeners)
         yield counter("headgate_policies_failures", "Readings that failed.", self.policies.failures)
         yield counter(
             "headgate_access_log_dropped",
@@ -442,26 +446,3 @@ def _alone() -> int:
 def _nothing() -> Snapshot:
     """A snapshot before the first one: nothing is served."""
     return Snapshot(0, "", {}, {}, Routes((), ()).find, Forwarding())
-
-
-def client_ports(listen: Listen) -> dict[str, HttpListen]:
-    """Return the ports that clients connect to, by their names in the policies."""
-    return {"http": listen.http} if listen.grpc is None else {"http": listen.http, "grpc": listen.grpc}
-
-
-def server_settings(limits: Limits) -> ServerSettings:
-    """Turn the policies' limits into the listener's."""
-    head = HeadLimits(
-        limits.header_bytes, limits.url_bytes, limits.header_count, underscores=limits.underscores == "pass"
-    )
-    return ServerSettings(
-        head=head,
-        head_timeout=limits.header_timeout,
-        idle_timeout=limits.idle_timeout,
-        body_timeout=limits.body_timeout,
-        send_timeout=limits.write_timeout,
-        body_limit=limits.body_bytes,
-        write_high=limits.stream_buffer,
-        connections=limits.connections,
-        connections_per_address=limits.connections_per_client,
-    )
