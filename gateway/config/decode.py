@@ -377,6 +377,11 @@ class Decoder:
         )
         return FAILED if value is FAILED else self._build(expected, {short.name: value}, node, path)
 
+    def field(self, owner: Struct, name: str, node: Node, path: str) -> Any:
+        """Read one field of a struct that is read in parts: its value, within its bounds."""
+        setting = setting_of(language_fields(owner)[name])
+        return self._bounded(node, self.decode(node, hints(owner)[name], path), setting, path)
+
     def _is_short_mapping(self, node: MappingNode, struct: Struct, short: dataclasses.Field[Any]) -> bool:
         """Whether a mapping is the short field's own (`send: {stable: 95%}`) and not the struct's."""
         known = language_fields(struct)

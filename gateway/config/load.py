@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from gateway.config.check import Declared, check
-from gateway.config.decode import FAILED, Decoder, Struct, hints, language_fields
+from gateway.config.decode import FAILED, Decoder, Struct, language_fields
 from gateway.config.kind import Kind, Origin, Place, Placed
 from gateway.config.problem import Mark, Problem, join, listing
 from gateway.config.schema import (
@@ -57,7 +57,7 @@ class Loaded:
     schema: None when there are problems. digest: SHA-256 over names and contents of the policy files, in hex;
     it says nothing of what references stand for, so whoever wants to know whether a reload changes anything
     compares schemas. sources: the policy files read, in order. references: the files that `${file:PATH}`
-    names, whether they could be read or not.
+    names, whether they could be read or not. files: the contents read, by file name.
     """
 
     schema: Schema | None
@@ -65,6 +65,7 @@ class Loaded:
     digest: str
     sources: tuple[Path, ...]
     references: tuple[Path, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     def report(self) -> str:
         """Write the problems, one a line."""
@@ -76,25 +77,32 @@ def load(
     kinds: Sequence[Kind[Any]] = (),
     env: Mapping[str, str] = os.environ,
     edits: Mapping[str, str] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Loaded:
     """Read, decode and check every `*.yaml` and `*.yml` of a folder.
 
     edits: file name -> text that is read in the file's stead, so that a change can be checked before it is
-    written. A folder that doesn't exist or can't be read is a problem like any other; nothing is raised.
+    written. files: file name -> contents that are read in the whole folder's stead; paths that policies name
+    stay relative to the folder. A folder that doesn't exist or can't be read is a problem like any other;
+    nothing is raised.
     """
     folder = Path(folder)
     reader = _Reader(folder, kinds, env)
     edited = {folder / name: text.encode() for name, text in (edits or {}).items()}
     try:
-        sources = sorted({*policy_files(folder), *edited})
+        if files is not None:
+            edited = {folder / name: data for name, data in files.items()}
+        sources = sorted({*(policy_files(folder) if files is None else ()), *edited})
     except OSError as error:
         problem = Problem(Mark(str(folder)), "", f"expected a folder of policies: {error.strerror}")
         return Loaded(None, (problem,), "", ())
     digest = hashlib.sha256()
+    contents: dict[str, bytes] = {}
     for source in sources:
         data = edited.get(source)
         data = reader.read(source) if data is None else data
         if data is not None:
+            contents[source.name] = data
             for part in (source.name.encode(), data):
                 digest.update(len(part).to_bytes(8, "big") + part)
             reader.file(source, data)
@@ -103,7 +111,9 @@ def load(
     reader.problems.extend(check(schema, kinds, reader.decoder.positions, reader.declared))
     errors = tuple(sorted(set(reader.problems)))
     references = tuple(reader.decoder.files)
-    return Loaded(None if errors else schema, errors, digest.hexdigest(), tuple(sources), references)
+    return Loaded(
+        None if errors else schema, errors, digest.hexdigest(), tuple(sources), references, contents
+    )
 
 
 def policy_files(folder: Path) -> list[Path]:
@@ -183,7 +193,7 @@ class _Reader:
         if self.again(key, key.text):
             return
         self.decoder.positions.add(key.text, key.text, key.mark)
-        self.sections[key.text] = self.decoder.decode(value, hints(Schema)[key.text], key.text)
+        self.sections[key.text] = self.decoder.field(Schema, key.text, value, key.text)
 
     def again(self, key: Scalar, path: str) -> bool:
         """Whether another file has the key too, which is reported with both positions."""

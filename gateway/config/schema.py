@@ -585,6 +585,13 @@ class Schema:
     """A whole policy folder, read and checked."""
 
     listen: Listen = setting(Listen(), "where it listens")
+    workers: int | Literal["auto"] = setting(
+        1,
+        "processes that serve, under a supervisor if several; auto: one per processor core",
+        example=2,
+        at_least=1,
+        at_most=256,
+    )
     registry: Registry = setting(
         Registry(local=LocalRegistry()), "where instances are found", example="local"
     )

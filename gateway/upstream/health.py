@@ -33,10 +33,13 @@ class Streak:
 
 
 class HealthChecks:
-    """The checking tasks of one worker's pools."""
+    """The checking tasks of one process's pools. on_change: told after verdicts that changed something."""
 
-    def __init__(self, session: Callable[[], aiohttp.ClientSession]) -> None:
+    def __init__(
+        self, session: Callable[[], aiohttp.ClientSession], on_change: Callable[[], None] | None = None
+    ) -> None:
         self._session = session
+        self._on_change = on_change
         self._tasks: dict[str, tuple[Pool, str, asyncio.Task[None]]] = {}
 
     def watch(self, pools: Iterable[tuple[Pool, str]]) -> None:
@@ -65,8 +68,11 @@ class HealthChecks:
         while True:
             instances = pool.members.instances
             verdicts = await asyncio.gather(*(self._ask(pool, model, instance) for instance in instances))
+            before = [instance.healthy for instance in instances]
             for instance, well in zip(instances, verdicts, strict=True):
                 _judge(pool, instance, streaks.setdefault(instance.id, Streak()), well)
+            if self._on_change is not None and before != [instance.healthy for instance in instances]:
+                self._on_change()
             for gone in streaks.keys() - {instance.id for instance in pool.members.instances}:
                 del streaks[gone]
             await asyncio.sleep(pool.settings.health.every)
