@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 BANDS = 3
 REMEMBERED = 1024
-"""Lines kept per band; beyond, those are forgotten in which nobody waits and that are owed nothing."""
+"""Lines kept per band; beyond, those in which nobody waits are forgotten, with their debt of one call."""
 
 
 class Dropped(Enum):
@@ -89,9 +89,7 @@ class _Band(Generic[T]):
         line = self.lines.get(tenant)
         if line is None:
             if len(self.lines) >= REMEMBERED:
-                self.lines = {
-                    name: one for name, one in self.lines.items() if one.size or one.spent > self.floor
-                }
+                self.lines = {name: one for name, one in self.lines.items() if one.size}
             line = self.lines[tenant] = _Line(weight)
         line.weight = weight
         return line
