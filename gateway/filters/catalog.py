@@ -1,6 +1,7 @@
 """All built-in verbs, and the one order in which their filters act. YAML never changes it.
 
-    headers, debug        see every answer, so they come first
+    compress              sees every answer last, so it comes first
+    headers, debug        see every answer too
     cors                  a preflight carries no credentials
     authenticate, permit  who is it, and may they call this at all
     allow                 from where
@@ -29,6 +30,7 @@ from gateway.filters import (
     allow,
     authenticate,
     cache,
+    compress,
     cors,
     debug,
     degrade,
@@ -48,6 +50,7 @@ from gateway.pipeline.filter import Filter, FilterKind, Parts
 from gateway.pipeline.pool_verbs import POOL_KINDS
 
 PLACES: Mapping[str, int] = {
+    "compress": 8,
     "headers": 10,
     "debug": 15,
     "cors": 20,
@@ -68,6 +71,7 @@ PLACES: Mapping[str, int] = {
 }
 
 FILTER_KINDS: tuple[FilterKind[Any], ...] = (
+    compress.KIND,
     headers.KIND,
     debug.KIND,
     cors.KIND,

@@ -3,7 +3,7 @@
 Bytes pass through untouched where client and pool speak the same dialect. The cache, row counting,
 validation and translation need tensors; the first of them reads the body, the others find it in
 `ctx.parsed`. TensorFlow Serving's JSON carries no dtypes, so reading it takes the model's signature, which
-an instance of the pool must have told.
+an instance of the pool must have told. A body with a Content-Encoding is decompressed here and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.metadata import Signature, explain
 from gateway.dialects.protocol import Operation
 from gateway.dialects.tensors import InferRequest
+from gateway.http.codings import READABLE, BadCoding, TooMuch, UnknownCoding, decoded
+from gateway.http.message import find_all
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import Refusal
 from gateway.pipeline.pool import Pool
@@ -63,11 +65,37 @@ def _read(ctx: Context, signature: Signature | None) -> InferRequest | Refusal:
     assert ctx.target is not None
     assert ctx.dialect is not None
     assert ctx.request.body is not None
+    body = plain_body(ctx)
+    if isinstance(body, Refusal):
+        return body
     try:
-        ctx.parsed = ctx.dialect.read_request(ctx.target, ctx.request.headers, ctx.request.body, signature)
+        ctx.parsed = ctx.dialect.read_request(ctx.target, ctx.request.headers, body, signature)
     except InvalidPrediction as wrong:
         return refuse_invalid(wrong, signature)
     return ctx.parsed
+
+
+def plain_body(ctx: Context) -> bytes | Refusal:
+    """Return the whole body as a dialect reads it, decompressed within the bound for bodies held whole.
+
+    The request keeps the client's own bytes: who speaks its dialect gets them as they came.
+    """
+    body = ctx.request.body
+    assert body is not None
+    coding = ctx.request.header(b"content-encoding")
+    if coding is None:
+        return body
+    limit = len(body) if ctx.endpoint is None else ctx.endpoint.body_limit
+    try:
+        if len(find_all(ctx.request.headers, b"content-encoding")) > 1:
+            raise UnknownCoding("the body is coded more than once")
+        return decoded(coding, body, limit)
+    except UnknownCoding as unknown:
+        return Refusal(415, "unknown_coding", str(unknown), headers=[(b"accept-encoding", READABLE)])
+    except TooMuch as large:
+        return Refusal(413, "body_too_large", str(large))
+    except BadCoding as wrong:
+        return Refusal(400, "bad_coding", str(wrong))
 
 
 def refuse_invalid(wrong: InvalidPrediction, signature: Signature | None, policy: str = "") -> Refusal:
