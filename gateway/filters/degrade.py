@@ -7,9 +7,10 @@
 
 A step serves when it can: another pool, if some instance of it could take a call; a stale answer, if the
 cache has one that is young enough; a throttle, for so many requests per second as it says (they go to the
-pool that was meant, the others to the next step); a fixed answer, always. A request is softened at most
-once: what goes wrong after that goes out as it is. `x-degraded` names the step (pipeline/exchange.py adds
-it).
+pool that was meant, the others to the next step); a fixed answer, always. When a lesser pool fails in its
+turn, the ladder goes on with the step after it: each step serves a request at most once, in their order, and
+what goes wrong after the last one goes out as it is. `x-degraded` names the step that answered
+(pipeline/exchange.py adds it).
 
     when          what it means
     breaker_open  every instance is behind an open breaker
@@ -32,7 +33,7 @@ from gateway.config.units import Duration, Rate, render_duration
 from gateway.governance.token_bucket import Bucket
 from gateway.http.message import Headers, Response
 from gateway.pipeline import answer
-from gateway.pipeline.context import Context
+from gateway.pipeline.context import Context, Slot
 from gateway.pipeline.errors import GatewayError, Refusal
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
 from gateway.pipeline.pool import Pool
@@ -42,9 +43,10 @@ When = Literal["breaker_open", "overloaded", "timeout", "unavailable", "quota"]
 _WHEN: Final[Mapping[str, When]] = {
     "breaker_open": "breaker_open",
     "overloaded": "overloaded",
-    "timeout": "timeout",
+    "upstream_timeout": "timeout",
     "unavailable": "unavailable",
     "upstream_connect": "unavailable",
+    "upstream_refused": "unavailable",
     "upstream_reset": "unavailable",
     "upstream_protocol": "unavailable",
     "upstream_unreadable": "unavailable",
@@ -139,6 +141,7 @@ class DegradeFilter(Filter):
         self._when = frozenset(rule.value.when)
         self._to = None if rule.value.to is None else parts.pools[rule.value.to]
         self._rungs = tuple(_Rung(step, rule, parts) for step in rule.value.steps)
+        self._walked: Slot[_Walk] = Slot()
         self.served: dict[str, int] = {}
 
     def on_request(self, ctx: Context) -> Response | Refusal | None:
@@ -165,9 +168,12 @@ class DegradeFilter(Filter):
     def _soften(self, ctx: Context, code: str) -> Response | Pool | None:
         if _WHEN.get(code) not in self._when:
             return None
-        for rung in self._rungs:
-            lesser = rung.serve(ctx, code)
+        walk = self._walked.get(ctx) or _Walk(0, ctx.pool, ctx.version)
+        for index in range(walk.next, len(self._rungs)):
+            rung = self._rungs[index]
+            lesser = rung.serve(ctx, code, walk)
             if lesser is not None:
+                self._walked.set(ctx, _Walk(index + 1, walk.meant, walk.version))
                 self._count(ctx, rung.label)
                 return lesser
         return None
@@ -178,6 +184,15 @@ class DegradeFilter(Filter):
             self.served[step] = self.served.get(step, 0) + 1
         if ctx.trail is not None:
             ctx.note(self.name, f"served by {step}", self._rule.policy, self._rule.origin)
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """How far one request came. next: index of the step to try next. meant: where it was sent at first."""
+
+    next: int
+    meant: Pool | None
+    version: str
 
 
 class _Rung:
@@ -203,14 +218,14 @@ class _Rung:
             case _:
                 self.label = "respond"
 
-    def serve(self, ctx: Context, code: str) -> Response | Pool | None:
+    def serve(self, ctx: Context, code: str, walk: _Walk) -> Response | Pool | None:
         """Return the lesser answer or the pool to try; None: this step can't serve now."""
         if self._pool is not None:
             return self._other_pool(ctx)
         if self._step.stale is not None:
             return _stale(ctx, self._step.stale)
         if self._bucket is not None:
-            return self._thinned_out(ctx, self._bucket)
+            return self._thinned_out(ctx, self._bucket, walk)
         return None if self._step.respond is None else self._respond(ctx, self._step.respond, code)
 
     def _other_pool(self, ctx: Context) -> Pool | None:
@@ -220,12 +235,15 @@ class _Rung:
         ctx.version = ""
         return pool
 
-    def _thinned_out(self, ctx: Context, bucket: Bucket) -> Pool | None:
-        pool = ctx.pool
+    def _thinned_out(self, ctx: Context, bucket: Bucket, walk: _Walk) -> Pool | None:
+        pool = walk.meant
         if pool is None or not _usable(pool, ctx.now) or ctx.now >= ctx.deadline:
             return None
         wait = bucket.wait(1.0, ctx.now) if ctx.dry else bucket.take(1.0, ctx.now)
-        return None if wait else pool
+        if wait:
+            return None
+        ctx.version = walk.version
+        return pool
 
     def _respond(self, ctx: Context, fixed: Respond, code: str) -> Response:
         if not fixed.body and fixed.status >= 400:

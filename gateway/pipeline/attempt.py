@@ -2,64 +2,96 @@
 
 An attempt is the Sink of one upstream call. It measures the time to the head, judges the answer (a 5xx that
 does not mean bad input is the instance's failure), feeds that one outcome to the pool, and passes events on
-to the exchange. Breaker, ejection and concurrency live here and below, per try; limits and quotas live in
-the exchange, per request.
+to its owner. Breaker, ejection and concurrency live here and below, per try; limits and quotas live in the
+exchange, per request. A try's time is the pool's `per_try_timeout`, or what is left of the request's; where
+the policy says so the instance is told (time_left.py). An instance that was not given the time it usually
+needs is not to blame for not answering in it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.context import Context
-from gateway.pipeline.errors import GatewayError, Outcome, Source, UpstreamConnectError
+from gateway.pipeline.errors import GatewayError, Outcome, Source, UpstreamConnectError, UpstreamTimeout
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.pool import Instance, Pool
 from gateway.pipeline.ports import Call
+from gateway.pipeline.time_left import with_time_left
 
-if TYPE_CHECKING:  # the exchange makes attempts; an attempt reports to it
-    from gateway.pipeline.exchange import Exchange
+AMPLE = 2.0  # a timeout is held against an instance that had so many times what its last good answer took
+UNKNOWN = 0.5  # s: what an answer takes of an instance that gave none yet
+
+
+class Owner:
+    """Who made an attempt and hears of it: a request's tries, or a mirrored copy. Says nothing by itself."""
+
+    __slots__ = ()
+
+    def on_ready(self, attempt: Attempt) -> None:
+        """The instance takes the body."""
+
+    def on_interim(self, attempt: Attempt, response: Response) -> None:
+        """The instance says something before its answer (1xx)."""
+
+    def on_response(self, attempt: Attempt, response: Response) -> None:
+        """The head is in, and judged."""
+
+    def on_chunk(self, attempt: Attempt, data: bytes, last: bool) -> None:
+        """A piece of the answer's body."""
+
+    def on_error(self, attempt: Attempt, error: GatewayError) -> None:
+        """It failed, and has released its instance."""
+
+    def on_writable(self, attempt: Attempt, ready: bool) -> None:
+        """The instance's connection has room for more of the body (True), or not (False)."""
+
+    def crash(self, bug: Exception) -> None:
+        """A bug escaped from one of these."""
 
 
 class Attempt:
-    """One try. Implements ports.Sink."""
+    """One try. Implements ports.Sink.
+
+    latency: s until the head, 0.0 while it isn't there. outcome: what the head alone says.
+    """
 
     __slots__ = (
         "_call",
         "_ctx",
-        "_exchange",
         "_gateway",
-        "_instance",
-        "_latency",
-        "_outcome",
         "_over",
+        "_owner",
         "_permit",
         "_pool",
         "_sent",
+        "instance",
+        "latency",
+        "outcome",
     )
 
-    def __init__(
-        self, exchange: Exchange, pool: Pool, instance: Instance, ctx: Context, gateway: Gateway
-    ) -> None:
+    def __init__(self, owner: Owner, pool: Pool, instance: Instance, ctx: Context, gateway: Gateway) -> None:
         """instance: acquired from the pool just now."""
-        self._exchange = exchange
+        self._owner = owner
         self._pool = pool
-        self._instance = instance
+        self.instance = instance
         self._ctx = ctx
         self._gateway = gateway
         self._permit = None if instance.breaker is None else instance.admit(ctx.now)
         self._call: Call | None = None
         self._sent = ctx.now
-        self._latency = 0.0  # s until the head; 0.0 while it isn't there
-        self._outcome = Outcome.IGNORED
+        self.latency = 0.0
+        self.outcome = Outcome.IGNORED
         self._over = False
 
     def send(self, request: Request) -> None:
         """Hand the request to the upstream, with the instant by which this try must be complete."""
+        ctx = self._ctx
         until = self._sent + self._pool.per_try_timeout
-        if until > self._ctx.deadline:
-            until = self._ctx.deadline
-        call = self._gateway.upstream.send(self._instance, request, until, self)
+        if until > ctx.deadline:
+            until = ctx.deadline
+        if ctx.tell_time:
+            request = with_time_left(request, ctx.tell_time, until - self._sent)
+        call = self._gateway.upstream.send(self.instance, request, until, self)
         if self._over:
             call.cancel()  # it failed or was given up before `send` returned
         else:
@@ -92,18 +124,18 @@ class Attempt:
         if self._over:
             return
         try:
-            self._exchange.on_upstream_ready()
+            self._owner.on_ready(self)
         except Exception as bug:
-            self._exchange.crash(bug)
+            self._owner.crash(bug)
 
     def on_interim(self, response: Response) -> None:
         """The instance says something before its answer."""
         if self._over:
             return
         try:
-            self._exchange.on_upstream_interim(response)
+            self._owner.on_interim(self, response)
         except Exception as bug:
-            self._exchange.crash(bug)
+            self._owner.crash(bug)
 
     def on_response(self, response: Response) -> None:
         """The head is in: the time to it is what this instance's latency means."""
@@ -111,13 +143,13 @@ class Attempt:
             return
         ctx = self._ctx
         ctx.now = now = self._gateway.clock.now()
-        self._latency = latency = now - self._sent
+        self.latency = latency = now - self._sent
         ctx.upstream_seconds += latency
-        self._outcome = self._pool.judge(response, ctx)
+        self.outcome = self._pool.judge(response, ctx)
         try:
-            self._exchange.on_upstream_response(response)
+            self._owner.on_response(self, response)
         except Exception as bug:
-            self._exchange.crash(bug)
+            self._owner.crash(bug)
 
     def on_chunk(self, data: bytes, last: bool) -> None:
         """A piece of the answer's body."""
@@ -126,28 +158,29 @@ class Attempt:
         if last:
             self._ctx.now = self._gateway.clock.now()
         try:
-            self._exchange.on_upstream_chunk(data, last)
+            self._owner.on_chunk(self, data, last)
         except Exception as bug:
-            self._exchange.crash(bug)
+            self._owner.crash(bug)
 
     def on_error(self, error: GatewayError) -> None:
         """The call failed: the instance is to blame unless the client or the gateway was."""
         if self._over:
             return
-        self._release(_verdict(error), self._gateway.clock.now())
+        now = self._gateway.clock.now()
+        self._release(self._verdict(error, now), now)
         try:
-            self._exchange.on_upstream_error(error)
+            self._owner.on_error(self, error)
         except Exception as bug:
-            self._exchange.crash(bug)
+            self._owner.crash(bug)
 
     def on_writable(self, ready: bool) -> None:
         """The instance's connection has room for more of the body (True), or not (False)."""
         if self._over:
             return
         try:
-            self._exchange.on_upstream_writable(ready)
+            self._owner.on_writable(self, ready)
         except Exception as bug:
-            self._exchange.crash(bug)
+            self._owner.crash(bug)
 
     # The end, one way or another
 
@@ -156,9 +189,9 @@ class Attempt:
 
         response: whole, when it was read whole: its body may change the verdict.
         """
-        if response is not None and self._outcome is Outcome.FAILURE:
-            self._outcome = self._pool.judge(response, self._ctx)
-        self._release(self._outcome, self._ctx.now)
+        if response is not None and self.outcome is Outcome.FAILURE:
+            self.outcome = self._pool.judge(response, self._ctx)
+        self._release(self.outcome, self._ctx.now)
 
     def cancel(self, outcome: Outcome) -> None:
         """Give it up; `outcome` says what that means for the instance."""
@@ -174,13 +207,28 @@ class Attempt:
             return
         self._over = True
         self._call = None  # call and attempt hold each other: the collector should not have to part them
-        self._pool.released(self._instance, self._permit, outcome, self._latency or now - self._sent, now)
+        self._pool.released(self.instance, self._permit, outcome, self.latency or now - self._sent, now)
+
+    def _verdict(self, error: GatewayError, now: float) -> Outcome:
+        if error.source is not Source.UPSTREAM:
+            return Outcome.IGNORED
+        if isinstance(error, UpstreamTimeout) and not self._had_time(now):
+            return Outcome.IGNORED
+        return Outcome.UNREACHABLE if isinstance(error, UpstreamConnectError) else Outcome.FAILURE
+
+    def _had_time(self, now: float) -> bool:
+        """Tell whether an instance that did not answer could have: it had the time that the policy gives,
+        or, where the client wished for less or earlier tries had used it up, well more than it needs.
+        """
+        ctx = self._ctx
+        if not ctx.hurried and ctx.attempts <= 1:
+            return True
+        had = now - self._sent
+        return had >= self._pool.per_try_timeout or had >= AMPLE * (self.instance.last_good or UNKNOWN)
+
+    def elapsed(self, now: float) -> float:
+        """Return the seconds since it was sent."""
+        return now - self._sent
 
     def __repr__(self) -> str:
-        return f"<Attempt at {self._instance!r}{' over' if self._over else ''}>"
-
-
-def _verdict(error: GatewayError) -> Outcome:
-    if error.source is not Source.UPSTREAM:
-        return Outcome.IGNORED
-    return Outcome.UNREACHABLE if isinstance(error, UpstreamConnectError) else Outcome.FAILURE
+        return f"<Attempt at {self.instance!r}{' over' if self._over else ''}>"

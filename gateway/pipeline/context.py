@@ -58,6 +58,27 @@ class Stale:
         self.age = age
 
 
+class Tried:
+    """How one attempt ended, where a request had more to tell of than one that answered.
+
+    kind: first, retry or hedge. ended: a cause of `retry: {on: …}`, a status, or `slower` (the other one of
+    a hedged pair answered first), `answered`, `dropped`. again: another try followed. seconds: it took.
+    """
+
+    __slots__ = ("again", "ended", "instance", "kind", "pool", "seconds")
+
+    def __init__(self, pool: str, instance: str, kind: str, ended: str, seconds: float) -> None:
+        self.pool = pool
+        self.instance = instance
+        self.kind = kind
+        self.ended = ended
+        self.seconds = seconds
+        self.again = False
+
+    def __repr__(self) -> str:
+        return f"<Tried {self.instance} {self.kind}: {self.ended} in {self.seconds * 1000:.3f} ms>"
+
+
 class Context:
     """One request's state. Times: seconds, monotonic (`started`, `deadline`, `now`). Sizes: bytes."""
 
@@ -80,6 +101,7 @@ class Context:
         "finished",
         "first_byte",
         "forwarded",
+        "hurried",
         "importance",
         "instance",
         "now",
@@ -102,9 +124,11 @@ class Context:
         "started",
         "status",
         "target",
+        "tell_time",
         "trace_id",
         "traceparent",
         "trail",
+        "tries",
         "upgrade",
         "upstream_seconds",
         "version",
@@ -119,6 +143,8 @@ class Context:
         self.now = now  # read once per event, not per filter
         self.deadline = now + snapshot.default_timeout  # timeout
         self.client = peer.address  # identify: the address behind trusted proxies
+        self.hurried: bool = False  # timeout: the client asked for less time than the policy gives
+        self.tell_time: bytes = b""  # timeout: the field that tells instances how much time is left
         self.endpoint: Endpoint | None = None  # exchange
         self.target: Target | None = None  # exchange: what the URL asks of which model
         self.dialect: Dialect | None = None  # exchange: the client's
@@ -145,8 +171,9 @@ class Context:
         self.stale: Stale | None = None  # cache
         self.want_whole: int = 0  # bytes: on_response needs the whole answer if it is not larger
         self.degraded: str = ""  # degrade: which step answered
-        self.attempts: int = 0  # attempt
-        self.instance: Instance | None = None  # attempt: the last one tried
+        self.attempts: int = 0  # tries
+        self.instance: Instance | None = None  # tries: the one that answered, else the last one tried
+        self.tries: list[Tried] | None = None  # tries: None where the first one answered
         self.upstream_seconds: float = 0.0  # attempt: until the head, summed over attempts
         self.upgrade: bytes = b""  # upgrade: the protocol that client and instance may go on in
         self.answered_by: str = ""  # exchange: the filter that answered or refused, "" = upstream

@@ -94,6 +94,18 @@ class UpstreamConnectError(GatewayError):
     retry = Retry.ALWAYS
 
 
+class UpstreamRefused(GatewayError):
+    """The instance turned the request away unread: REFUSED_STREAM, or a GOAWAY that leaves it out.
+
+    RFC 9113 §8.7: nothing of it was processed, so that it may be sent again whatever its method is.
+    """
+
+    code = "upstream_refused"
+    status = 503
+    source = Source.UPSTREAM
+    retry = Retry.ALWAYS
+
+
 class UpstreamClosedIdle(GatewayError):
     """A kept-alive connection closed before the first response byte: the stale-connection race."""
 
@@ -140,7 +152,7 @@ class UpstreamUnreadable(GatewayError):
 class UpstreamTimeout(GatewayError):
     """The instance did not answer within the time for one try or for the whole request."""
 
-    code = "timeout"
+    code = "upstream_timeout"
     status = 504
     source = Source.UPSTREAM
     retry = Retry.IF_IDEMPOTENT

@@ -3,16 +3,17 @@
     start            find the endpoint                                        snapshot.py
     on_request       its filters in their fixed order; each may answer,
                      refuse, or ask for time (a Promise)                      chain.py, filters/
-    attempt          pick an instance, send, wait                             attempt.py -> upstream/
-      retry          another instance, when nothing of the answer went out    pool.py: budget, causes
+    tries            pick an instance, send, wait; another instance when
+                     one failed and nothing of an answer went out, or a
+                     second one beside the first when that takes long         tries.py, attempt.py
     on_response      the filters that were reached, in reverse; then the
                      answer goes out, whole or chunk by chunk
-    on_refusal       a refusal or a failure may be softened, once:
+    on_refusal       a refusal or a failure may be softened, step by step:
     on_error         a lesser answer, or another pool to try                  filters/degrade.py
     on_done          exactly once, always: release, settle, record
 
 The exchange is sans-io. It is called (by the client's connection: start, on_body, on_writable,
-on_client_gone; by the attempt: on_upstream_*), it calls ports, and every method returns at once. It never
+on_client_gone; by the tries: on_upstream_*), it calls ports, and every method returns at once. It never
 reads a socket, a clock of its own or a random number, so a test drives it event by event and pins the order
 of everything.
 """
@@ -25,7 +26,6 @@ from enum import Enum
 from gateway.http.hop_by_hop import end_to_end
 from gateway.http.message import Request, Response
 from gateway.pipeline import answer
-from gateway.pipeline.attempt import Attempt
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import (
     BodyTooLarge,
@@ -40,9 +40,10 @@ from gateway.pipeline.errors import (
 from gateway.pipeline.forward import Forward, forward, is_stream, trailers, translates
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.identify import identify
-from gateway.pipeline.pool import Instance, Pool
+from gateway.pipeline.pool import Pool
 from gateway.pipeline.ports import Cancellable, Downstream, Peer
 from gateway.pipeline.promise import Promise
+from gateway.pipeline.tries import Tries
 from gateway.pipeline.tunnel import Tunnel
 
 
@@ -72,7 +73,6 @@ class Exchange:
     """One request through the gateway. Implements ports.Receiver."""
 
     __slots__ = (
-        "_attempt",
         "_collected",
         "_collected_size",
         "_complete",
@@ -83,9 +83,9 @@ class Exchange:
         "_head",
         "_reached",
         "_resume",
-        "_softened",
+        "_softer",
         "_timer",
-        "_tried",
+        "_tries",
         "_tunnel",
         "_waiting",
         "_whole",
@@ -105,10 +105,9 @@ class Exchange:
         self._collected_size = 0
         self._complete = False  # what is collected is the answer's body, to its end
         self._forward: Forward | None = None
-        self._attempt: Attempt | None = None
+        self._tries: Tries | None = None  # at the pool that has the request now
         self._head: Response | None = None  # the instance's, while its body streams; it gets the trailers
-        self._tried: tuple[Instance, ...] = ()
-        self._softened = False  # degraded once already
+        self._softer: tuple[Pool, ...] | None = ()  # lesser pools tried; None: nothing may soften it
         self._whole: Response | None = None  # a head whose body is being read whole
         self._tunnel: Tunnel | None = None
         self._timer: Cancellable | None = None  # guards what no connection guards: waiting
@@ -222,22 +221,22 @@ class Exchange:
             self._collect_chunk(data, last)
         elif self.phase is TUNNELLING:
             self._tunnel_from_client(data, last)
-        elif self._attempt is not None and self.phase is not DONE:
+        elif self._tries is not None and self.phase is not DONE:
             assert self.ctx.endpoint is not None
             self.ctx.body_received += len(data)
             for on_chunk in self.ctx.endpoint.chain.on_request_chunk:
                 data = on_chunk(self.ctx, data, last)
-            self._attempt.write(data, last, trailers(self.ctx) if last else None)
+            self._tries.write(data, last, trailers(self.ctx) if last else None)
 
     def on_body_error(self, error: GatewayError) -> None:
         """The client's body is malformed, too large or too slow: no instance is to blame."""
         if self.phase is DONE:
             return
-        self._drop_attempt(Outcome.IGNORED)
-        self._softened = True  # nothing to degrade to: there is no request
+        self._drop_tries(Outcome.IGNORED)
+        self._softer = None  # there is no request that another pool could get
         self._fail(error)
 
-    # Attempts
+    # To an instance
 
     def _route(self) -> None:
         """All filters passed: make the request that goes upstream, which may take the model's signature."""
@@ -278,31 +277,17 @@ class Exchange:
             self._refuse(made, "translate")
         else:
             self._forward = made
-            self._try()
+            self._send(made.request)
 
-    def _try(self) -> None:
-        """One attempt: the pool picks an instance that was not tried yet, and the upstream sends."""
+    def _send(self, request: Request) -> None:
         ctx = self.ctx
-        assert self._forward is not None
         assert ctx.pool is not None
         self.phase = ATTEMPTING
-        ctx.now = self._gateway.clock.now()
-        if ctx.now >= ctx.deadline:
-            self._fail(UpstreamTimeout("the request's time was used up before it could be sent"))
-            return
-        instance = ctx.pool.acquire(ctx, self._tried)
-        if isinstance(instance, GatewayError):
-            self._fail(instance)
-            return
-        ctx.attempts += 1
-        ctx.instance = instance
-        self._tried += (instance,)
-        self._attempt = attempt = Attempt(self, ctx.pool, instance, ctx, self._gateway)
-        if ctx.dry:
-            self._drop_attempt(Outcome.IGNORED)
-            self._answer(answer.would_send(ctx, self._forward.request))
-            return
-        attempt.send(self._forward.request)
+        self._tries = tries = Tries(self, ctx.pool, request, ctx, self._gateway)
+        tries.start()
+        if ctx.dry and tries.under_way:
+            self._drop_tries(Outcome.IGNORED)
+            self._answer(answer.would_send(ctx, request))
 
     def on_upstream_ready(self) -> None:
         """The instance takes the body: let the client send it."""
@@ -317,13 +302,7 @@ class Exchange:
     def on_upstream_response(self, response: Response) -> None:
         """The head of an answer (its body too, when it came in one piece)."""
         ctx = self.ctx
-        assert self._attempt is not None
         assert self._forward is not None
-        assert ctx.pool is not None
-        if self._may_retry_status(response):
-            self._drop_attempt(Outcome.FAILURE)
-            self._try()
-            return
         if response.body is None:
             self._head = response
             bound = self._forward.answer_limit or (0 if is_stream(response) else ctx.want_whole)
@@ -332,11 +311,11 @@ class Exchange:
                 self._take_kept()
                 return
             if self._forward.answer_limit:
-                self._drop_attempt(Outcome.SUCCESS)
+                self._drop_tries(Outcome.SUCCESS)
                 self._fail(UpstreamAnswerTooLarge("the answer is too large to be translated"))
                 return
         else:
-            self._end_attempt(response)
+            self._end_tries(response)
         self._translate(response)
 
     def on_upstream_chunk(self, data: bytes, last: bool) -> None:
@@ -350,47 +329,30 @@ class Exchange:
         else:  # the head is still with a filter that asked for time: hold what comes meanwhile
             self._keep(data)
             if last:
-                self._end_attempt(None)
+                self._end_tries(None)
                 self._complete = True
-            elif self._attempt is not None:
-                self._attempt.pause()
+            elif self._tries is not None:
+                self._tries.pause()
 
     def on_upstream_error(self, error: GatewayError) -> None:
-        """The attempt failed; it has released its instance. Try another, or fail."""
-        self._attempt = None
-        ctx = self.ctx
+        """No attempt is under way any more; this is how the last one failed. Try again, or fail."""
         if self.phase in (STREAMING, TUNNELLING) or (self.phase is ANSWERING and self._whole is None):
-            ctx.error = error
+            self.ctx.error = error
             self._down.abort()
             self._done()
             return
         self._whole = None
-        assert ctx.pool is not None
-        ctx.now = self._gateway.clock.now()
-        if self._replayable() and ctx.pool.may_retry(error, ctx):
-            self._try()
-        else:
+        assert self._tries is not None
+        if not self._tries.again(error):
             self._fail(error)
 
-    def _replayable(self) -> bool:
-        return self._forward is not None and self._forward.request.body is not None
+    def _end_tries(self, response: Response | None) -> None:
+        if self._tries is not None:
+            self._tries.finish(response)
 
-    def _may_retry_status(self, response: Response) -> bool:
-        assert self.ctx.pool is not None
-        if not self.ctx.pool.retries_status(response.status) or not self._replayable():
-            return False
-        self.ctx.now = self._gateway.clock.now()
-        return self.ctx.pool.may_retry_answer(response, self.ctx, self._tried)
-
-    def _end_attempt(self, response: Response | None) -> None:
-        attempt, self._attempt = self._attempt, None
-        if attempt is not None:
-            attempt.finish(response)
-
-    def _drop_attempt(self, outcome: Outcome) -> None:
-        attempt, self._attempt = self._attempt, None
-        if attempt is not None:
-            attempt.cancel(outcome)
+    def _drop_tries(self, outcome: Outcome) -> None:
+        if self._tries is not None:
+            self._tries.drop(outcome)
 
     # The answer, on the way out
 
@@ -401,12 +363,12 @@ class Exchange:
             head.body = self._take_kept()
             head.length = len(head.body)
             self._whole = None
-            self._end_attempt(head)
+            self._end_tries(head)
             self._translate(head)
         elif self._collected_size > (self._forward.answer_limit or self.ctx.want_whole):
             self._whole = None
             if self._forward.answer_limit:
-                self._drop_attempt(Outcome.SUCCESS)
+                self._drop_tries(Outcome.SUCCESS)
                 self._fail(UpstreamAnswerTooLarge("the answer is too large to be translated"))
             else:  # nobody can have it whole: let it stream
                 self._translate(head)
@@ -473,13 +435,13 @@ class Exchange:
             return
         self.phase = STREAMING
         self._down.begin(response)
-        if response.length is None and self._attempt is not None:
-            self._attempt.allow_silence(ctx.snapshot.stream_idle)
+        if response.length is None and self._tries is not None:
+            self._tries.allow_silence(ctx.snapshot.stream_idle)
         held, complete = self._take_kept(), self._complete
         if held or complete:
             self._stream(held, complete)
-        if self._attempt is not None:
-            self._attempt.resume()
+        if self._tries is not None:
+            self._tries.resume()
 
     def _stream(self, data: bytes, last: bool) -> None:
         ctx = self.ctx
@@ -490,7 +452,7 @@ class Exchange:
             ctx.body_sent += len(data)
             self._down.write(data)
         if last:
-            self._end_attempt(None)
+            self._end_tries(None)
             self._down.end(None if self._head is None else self._head.trailers)
             self._done()
 
@@ -498,23 +460,24 @@ class Exchange:
 
     def _open_tunnel(self, response: Response) -> None:
         ctx = self.ctx
-        if self._attempt is None:
+        tries = self._tries
+        if tries is None or not tries.under_way:
             self._fail(UpstreamReset("the instance left as soon as it had agreed to another protocol"))
             return
         self.phase = TUNNELLING
         self._tunnel = Tunnel(self._gateway.tunnels, ctx)
-        self._attempt.allow_silence(ctx.snapshot.tunnel_idle)
+        tries.allow_silence(ctx.snapshot.tunnel_idle)
         self._down.upgrade(response, ctx.upgrade)
         held = self._take_kept()
         if held:
             self._tunnel_from_instance(held, False)
-        self._attempt.resume()
+        tries.resume()
 
     def _tunnel_from_client(self, data: bytes, last: bool) -> None:
         assert self._tunnel is not None
         self._tunnel.from_client(data, last)
-        if self._attempt is not None:
-            self._attempt.write(data, last)
+        if self._tries is not None:
+            self._tries.write(data, last, None)
         self._close_tunnel(self._tunnel)
 
     def _tunnel_from_instance(self, data: bytes, last: bool) -> None:
@@ -529,18 +492,18 @@ class Exchange:
     def _close_tunnel(self, tunnel: Tunnel) -> None:
         if tunnel.is_over and self.phase is TUNNELLING:
             self.ctx.now = self._gateway.clock.now()
-            self._end_attempt(None)
+            self._end_tries(None)
             self._done(self.ctx.now)
 
     # Backpressure
 
     def on_writable(self, ready: bool) -> None:
-        """The client reads too slowly (False), or again (True): so does the attempt."""
-        if self._attempt is not None:
+        """The client reads too slowly (False), or again (True): so do we."""
+        if self._tries is not None:
             if ready:
-                self._attempt.resume()
+                self._tries.resume()
             else:
-                self._attempt.pause()
+                self._tries.pause()
 
     def on_upstream_writable(self, ready: bool) -> None:
         """The instance reads too slowly (False), or again (True): so does the client's connection."""
@@ -558,37 +521,43 @@ class Exchange:
         self._reached = max(self._reached, self._entered)
         if ctx.trail is not None:
             ctx.note(name, f"refused: {refusal.code}", refusal.policy, numbers=refusal.details)
-        if not self._softened and ctx.endpoint is not None:
+        if self._softer is not None and ctx.endpoint is not None:
             for on_refusal in ctx.endpoint.chain.on_refusal:
                 if self._soften(on_refusal(ctx, refusal)):
                     return
         self._answer(answer.refused(ctx, refusal))
 
     def _fail(self, error: GatewayError) -> None:
-        self._drop_attempt(Outcome.IGNORED)
+        self._drop_tries(Outcome.IGNORED)
         ctx = self.ctx
         ctx.error = error
         self._reached = max(self._reached, self._entered)
         if ctx.trail is not None:
             ctx.note("attempt", f"failed: {error.code}", numbers={"message": str(error)})
-        if not self._softened and ctx.endpoint is not None:
+        if self._softer is not None and ctx.endpoint is not None:
             for on_error in ctx.endpoint.chain.on_error:
                 if self._soften(on_error(ctx, error)):
                     return
         self._answer(answer.failed(ctx, error))
 
     def _soften(self, lesser: Response | Pool | None) -> bool:
-        """Take the first lesser answer that is offered, or try the other pool: at most once per request."""
-        if lesser is None:
+        """Take what is offered: an answer, which is the last word, or another pool, each at most once."""
+        if lesser is None or self._softer is None:
             return False
-        self._softened = True
         if isinstance(lesser, Response):
+            self._softer = None
             self._answer(lesser)
-        else:
-            self.ctx.pool = lesser
-            self._tried = ()
-            self._route()
+            return True
+        if lesser in self._softer or self._body_is_gone():
+            return False
+        self._softer += (lesser,)
+        self.ctx.pool = lesser
+        self._route()
         return True
+
+    def _body_is_gone(self) -> bool:
+        """Tell whether a part of the body went to one instance and can't be sent to another."""
+        return self._tries is not None and self._tries.begun and self.ctx.request.body is None
 
     def _broke(self, error: Exception) -> None:
         if isinstance(error, GatewayError):
@@ -622,7 +591,7 @@ class Exchange:
             return
         self._waiting += 1
         self._timer = None
-        self._drop_attempt(Outcome.IGNORED)
+        self._drop_tries(Outcome.IGNORED)
         self._guard(lambda: self._fail(UpstreamTimeout("the request's time was used up while it waited")))
 
     def _guard(self, step: Callable[[], None]) -> None:
@@ -639,7 +608,7 @@ class Exchange:
         if self.phase is DONE:
             return
         self.ctx.status = self.ctx.status or 499
-        self._drop_attempt(Outcome.IGNORED)
+        self._drop_tries(Outcome.IGNORED)
         self._done()
 
     def crash(self, bug: Exception) -> None:
@@ -647,7 +616,7 @@ class Exchange:
         if self.phase is DONE:
             return
         self._gateway.observer.on_bug(self.ctx, bug)
-        self._drop_attempt(Outcome.IGNORED)
+        self._drop_tries(Outcome.IGNORED)
         if self.phase in (STREAMING, TUNNELLING):
             self._down.abort()
         else:
@@ -668,8 +637,9 @@ class Exchange:
             self._forget_waiting()
         if self._tunnel is not None:
             self._tunnel.close()
-        if self._attempt is not None:  # a filter gave another answer than the one under way
-            self._drop_attempt(Outcome.IGNORED)
+        if self._tries is not None:
+            self._tries.drop(Outcome.IGNORED)  # where a filter gave another answer than the one under way
+            self._tries = None  # they hold each other: the collector should not have to part them
         ctx = self.ctx
         ctx.now = ctx.finished = self._gateway.clock.now() if now is None else now
         self._gateway.pressure.in_flight -= 1

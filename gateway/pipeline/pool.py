@@ -17,6 +17,7 @@ from gateway.dialects.catalogue import BY_NAME
 from gateway.governance.breaker import Breaker, BreakerSettings, Permit, State
 from gateway.governance.ejection import Ejector
 from gateway.governance.ewma import Ewma
+from gateway.governance.hedging import Hedging
 from gateway.governance.overload import AdaptiveLimit
 from gateway.governance.picker import ConsistentHash, LeastCost, Picker, RoundRobin
 from gateway.governance.retry_budget import RetryBudget
@@ -28,18 +29,12 @@ from gateway.pipeline.errors import (
     NoInstance,
     Outcome,
     Overloaded,
-    Retry,
-    Source,
-    UpstreamConnectError,
-    UpstreamTimeout,
 )
-from gateway.pipeline.pool_verbs import PoolSettings
+from gateway.pipeline.pool_verbs import Hedge, PoolSettings
 from gateway.pipeline.ports import Ids
 
 # A member of an Enum costs a look-up in its class each time; a global costs none.
 SUCCESS, IGNORED = Outcome.SUCCESS, Outcome.IGNORED
-
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})  # RFC 9110 §9.2.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +66,7 @@ class Instance:
         "id",
         "in_flight",
         "key",
+        "last_good",
         "latency",
         "port",
         "since",
@@ -92,6 +88,7 @@ class Instance:
         self.ejected_until = 0.0
         self.in_flight = 0
         self.latency = Ewma()
+        self.last_good = 0.0  # s that the last good answer took; 0.0: there was none
         self.since = now
         self.successes = 0
         self.failures = 0
@@ -141,6 +138,12 @@ def _breaker(settings: PoolSettings) -> BreakerSettings:
     )
 
 
+def _hedging(verb: Hedge) -> Hedging | None:
+    if verb.quantile is None and verb.fixed is None:
+        return None
+    return Hedging(verb.quantile, verb.fixed, at_least=verb.at_least, warm_up=verb.warm_up, below=verb.below)
+
+
 @dataclass(frozen=True, slots=True)
 class Members:
     """The instances and their picker: swapped together, so never out of step."""
@@ -158,6 +161,8 @@ class Pool:
         "_hashes",
         "_ids",
         "_limit",
+        "chance",
+        "hedging",
         "in_flight",
         "members",
         "model",
@@ -189,6 +194,8 @@ class Pool:
         self._bound = settings.concurrency.limit
         self.in_flight = 0
         self.retry_budget = RetryBudget(settings.retry.budget, settings.retry.floor)
+        self.hedging = None if settings.hedge is None else _hedging(settings.hedge)
+        self.chance = ids.chance
         self._ids = ids
         self._limit = (
             None
@@ -247,8 +254,6 @@ class Pool:
         limit = self._bound if self._limit is None else self._limit.limit
         if self.in_flight >= (limit if ctx.importance < 2 else limit * 0.8):
             return Overloaded(f"pool '{self.name}' has all the calls under way that it may have")
-        if not tried:
-            self.retry_budget.request(now)
         instance = self.members.picker.pick(self._hash_key(ctx) if self._hashes else 0, now, tried)
         if ctx.trail is not None:
             self._explain(ctx, instance)
@@ -272,6 +277,8 @@ class Pool:
             return
         if ok:
             instance.successes += 1
+            instance.last_good = latency
+            self.retry_budget.earn()
             instance.latency.record(latency, now)
         else:
             instance.failures += 1
@@ -292,38 +299,6 @@ class Pool:
             if not said.kind.blames_instance:
                 return SUCCESS
         return Outcome.FAILURE
-
-    # Retries
-
-    def may_retry(self, error: GatewayError, ctx: Context) -> bool:
-        """Tell whether another instance may be tried after this failure. Spends the budget where it does."""
-        retry = self.settings.retry
-        if ctx.attempts > retry.attempts or error.retry is Retry.NEVER or error.source is not Source.UPSTREAM:
-            return False
-        if ctx.now >= ctx.deadline:
-            return False
-        if isinstance(error, UpstreamConnectError):
-            return "connect" in retry.on
-        cause = "timeout" if isinstance(error, UpstreamTimeout) else "reset"
-        return cause in retry.on and self._repeatable(ctx) and self.retry_budget.spend(ctx.now)
-
-    def retries_status(self, status: int) -> bool:
-        """Tell whether this status is ever worth another try."""
-        return status >= 502 and str(status) in self.settings.retry.on
-
-    def may_retry_answer(self, response: Response, ctx: Context, tried: Sequence[Instance]) -> bool:
-        """Tell whether another instance may be tried after this answer. Never where it means bad input."""
-        if ctx.attempts > self.settings.retry.attempts or ctx.now >= ctx.deadline:
-            return False
-        if self.judge(response, ctx) is not Outcome.FAILURE or not self._repeatable(ctx):
-            return False
-        if not any(one.usable(ctx.now) and one not in tried for one in self.members.instances):
-            return False
-        return self.retry_budget.spend(ctx.now)
-
-    @staticmethod
-    def _repeatable(ctx: Context) -> bool:
-        return ctx.safe_to_retry or ctx.request.method in IDEMPOTENT
 
     def _nobody(self, now: float, tried: Sequence[Instance]) -> GatewayError:
         waits = [

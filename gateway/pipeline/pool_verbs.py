@@ -7,12 +7,13 @@ reload: a pool whose settings and membership source are equal keeps its instance
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from gateway.config.kind import Kind, setting
-from gateway.config.units import Duration, Ratio
+from gateway.config.units import Duration, Ratio, parse_duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,25 +102,33 @@ class Balance:
             yield f"expected hash: principal, tenant, client, path or header:NAME, found {self.hash!r}"
 
 
-Cause = Literal["connect", "reset", "timeout", "502", "503", "504"]
+Cause = Literal["connect", "refused", "reset", "timeout", "502", "503", "504"]
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
     """Try another instance when nothing of the answer went out yet.
 
-    Connect failures are free: nothing was sent. Everything else needs an idempotent method or
-    `safe_to_retry`, and a token of the budget.
+    Where nothing was processed (no connection, a refused stream) any request may be sent again. Everything
+    else needs an idempotent method or `safe_to_retry`, and a token of the budget, which hedges share.
     """
 
     attempts: int = setting(2, "further tries after the first", "tries", example=2, at_least=0, at_most=10)
     on: tuple[Cause, ...] = setting(
-        ("connect", "reset", "timeout", "502", "503", "504"),
+        ("connect", "refused", "reset", "timeout", "502", "503", "504"),
         "what is worth another try",
         example="[connect, reset]",
     )
-    budget: Ratio = setting(Ratio(0.2), "retries as a share of requests", example="20%", at_most=1)
+    budget: Ratio = setting(
+        Ratio(0.2), "retries and hedges as a share of the successes", example="20%", at_most=1
+    )
     floor: float = setting(3.0, "retries that are always allowed", "per second", example=3, at_least=0)
+    backoff: Duration = setting(
+        Duration(0.025),
+        "longest pause before a try at the same instance, or after a 503 that asks to come back later; "
+        "doubles, and chance takes a part of it",
+        example="25ms",
+    )
 
     @classmethod
     def from_text(cls, text: str) -> Retry:
@@ -127,6 +136,51 @@ class Retry:
         if text in ("off", "none"):
             return cls(attempts=0)
         raise ValueError(f"expected `off` or a mapping like {{attempts: 2}}, found {text!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Hedge:
+    """Ask a second instance when the first takes longer than most calls do; the first good answer wins.
+
+    Only where a request may be sent twice (idempotent, or `safe_to_retry`) and its body was kept, once per
+    request, within the budget of `retry`, and never under pressure. The loser is cut off.
+    """
+
+    at: str = setting("p95", "when: a quantile of recent latencies, or a fixed time", example="p95")
+    at_least: Duration = setting(Duration(0.002), "never earlier than this", example="5ms")
+    warm_up: int = setting(100, "no hedge before so many answers were measured", "answers", at_least=10)
+    below: Ratio = setting(
+        Ratio(0.8), "no hedge while more than this share of the pool's limit is under way", at_most=1
+    )
+
+    @classmethod
+    def from_text(cls, text: str) -> Hedge:
+        """Read `p95`, `50ms` or `off`."""
+        return cls(at=text)
+
+    def __post_init__(self) -> None:
+        if self.quantile is None and self.fixed is None and self.at not in ("off", "none"):
+            raise ValueError(f"expected a quantile like p95, a time like 50ms, or `off`, found {self.at!r}")
+
+    @property
+    def quantile(self) -> float | None:
+        """The quantile, between 0 and 1; None where a time is given."""
+        said = _QUANTILE.fullmatch(self.at)
+        if said is None:
+            return None
+        share = float(said[1] or said[2]) / 100.0
+        return share if 0.0 < share < 1.0 else None
+
+    @property
+    def fixed(self) -> float | None:
+        """Seconds; None where a quantile is given."""
+        try:
+            return parse_duration(self.at)
+        except ValueError:
+            return None
+
+
+_QUANTILE = re.compile(r"[pP]([0-9]{1,2}(?:\.[0-9]+)?)|([0-9]{1,2}(?:\.[0-9]+)?)%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +211,7 @@ class PoolSettings:
     health: Health = Health()
     balance: Balance = Balance()
     retry: Retry = Retry()
+    hedge: Hedge | None = None
     concurrency: Concurrency = Concurrency()
     per_try_timeout: PerTryTimeout = PerTryTimeout()
 
@@ -167,6 +222,7 @@ POOL_KINDS: tuple[Kind[object], ...] = (
     Kind("health", Health, "pool", "ask every instance whether it is well"),
     Kind("balance", Balance, "pool", "which instance gets the next call"),
     Kind("retry", Retry, "pool", "another instance when one failed"),
+    Kind("hedge", Hedge, "pool", "a second instance when the first is slow"),
     Kind("concurrency", Concurrency, "pool", "how many calls at once"),
     Kind("per_try_timeout", PerTryTimeout, "pool", "the longest one try may take"),
 )

@@ -43,6 +43,10 @@ class Timers(Protocol):
         """Call back once, at or shortly after `deadline`, never before."""
         ...
 
+    def punctual(self, deadline: float, callback: Callable[[], None]) -> Cancellable:
+        """Call back once, within a millisecond or two of `deadline`: dearer, for hedges and pauses."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:

@@ -55,6 +55,10 @@ class SweptTimers:
         timer._entry = self._deadlines.add(deadline, timer)
         return timer
 
+    def punctual(self, deadline: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call back once, at the loop's own resolution of a millisecond; a handle of the loop's for each."""
+        return self._loop.call_at(deadline, callback)
+
     def close(self) -> None:
         """Stop sweeping; what is still waiting is never called."""
         if self._handle is not None:

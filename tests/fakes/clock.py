@@ -46,6 +46,9 @@ class ManualTimers:
         self.timers.append(timer)
         return timer
 
+    def punctual(self, deadline: float, callback: Callable[[], None]) -> ManualTimer:
+        return self.at(deadline, callback)
+
     @property
     def live(self) -> int:
         return sum(timer.live for timer in self.timers)

@@ -29,12 +29,24 @@ def test_a_dead_pool_is_replaced_by_the_lesser_one_and_the_answer_says_so() -> N
     assert sent.down.field(b"x-degraded") == b"pool:digits-lite"
 
 
-def test_a_failing_call_is_softened_once_and_never_twice() -> None:
+def test_when_the_lesser_pool_fails_at_once_the_next_step_answers() -> None:
     traffic = digits()
     (degrade,) = traffic.use(KIND, Degrade((LITE, SORRY)))
     sent = traffic.send()
     traffic.upstream.calls[0].fail()
     assert len(traffic.upstream.calls) == 2
+    traffic.upstream.calls[1].fail()
+    assert len(traffic.upstream.calls) == 2
+    assert sent.down.field(b"x-degraded") == b"respond"
+    assert isinstance(degrade, DegradeFilter)
+    assert degrade.served == {"pool:digits-lite": 1, "respond": 1}
+
+
+def test_each_step_serves_a_request_at_most_once() -> None:
+    traffic = digits()
+    (degrade,) = traffic.use(KIND, Degrade((LITE, LITE)))
+    sent = traffic.send()
+    traffic.upstream.calls[0].fail()
     traffic.upstream.calls[1].fail()
     assert len(traffic.upstream.calls) == 2
     assert sent.down.field(b"x-headgate-reason") == b"upstream_connect"

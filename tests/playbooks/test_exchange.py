@@ -186,7 +186,14 @@ def test_waiting_ends_at_the_deadline_and_the_late_answer_is_ignored() -> None:
     stage.timers.fire()
     assert waiting.later is not None
     waiting.later.resolve(None)
-    assert log == ["a request", "a error timeout", "a response 504", "reply 504", "a done", "done 504"]
+    assert log == [
+        "a request",
+        "a error upstream_timeout",
+        "a response 504",
+        "reply 504",
+        "a done",
+        "done 504",
+    ]
     stage.assert_all_released()
 
 
@@ -217,16 +224,61 @@ def test_a_refusal_may_be_softened_to_a_lesser_answer() -> None:
 def test_a_failure_falls_back_to_another_pool_once_and_then_fails() -> None:
     log: list[str] = []
     degrade = Noting(log, "a")
-    stage = Stage([degrade], instances=["a"])
-    lite = make_pool("lite", ["l"], stage)
+    stage = Stage([degrade], settings=NO_RETRY)
+    lite = make_pool("lite", ["l"], stage, NO_RETRY)
     stage.log = log
     degrade.softer = lite
     stage.start()
     stage.sink.on_error(UpstreamConnectError("refused"))
-    assert log == ["a request", "send a", "a error unavailable", "send l"]
+    assert log == ["a request", "send a", "a error upstream_connect", "send l"]
     stage.sink.on_error(UpstreamConnectError("refused"))
-    assert log[4:] == ["a response 503", "reply 503", "a done", "done 503"]
+    assert log[4:] == [
+        "a error upstream_connect",  # it offers the same pool again, which is not taken
+        "a response 503",
+        "reply 503",
+        "a done",
+        "done 503",
+    ]
     assert lite.in_flight == 0
+    stage.assert_all_released()
+
+
+def test_when_the_other_pool_fails_too_a_further_step_may_answer() -> None:
+    log: list[str] = []
+    degrade = Noting(log, "a")
+    stage = Stage([degrade], settings=NO_RETRY)
+    lite = make_pool("lite", ["l"], stage, NO_RETRY)
+    last = make_pool("last", ["z"], stage, NO_RETRY)
+    stage.log = log
+    degrade.softer = lite
+    stage.start()
+    stage.sink.on_error(UpstreamConnectError("refused"))
+    degrade.softer = last
+    stage.sink.on_error(UpstreamConnectError("refused"))
+    degrade.softer = Response(200, [], b"lesser")
+    stage.sink.on_error(UpstreamConnectError("refused"))
+    assert [line for line in log if line.startswith(("send", "reply"))] == [
+        "send a",
+        "send l",
+        "send z",
+        "reply 200",
+    ]
+    assert (lite.in_flight, last.in_flight) == (0, 0)
+    stage.assert_all_released()
+
+
+def test_a_body_that_went_to_one_instance_in_part_goes_to_no_other_pool() -> None:
+    log: list[str] = []
+    degrade = Noting(log, "a")
+    stage = Stage([degrade], replay_limit=0)
+    degrade.softer = make_pool("lite", ["l"], stage)
+    stage.log = log
+    exchange = stage.start(b"PUT", body=None, length=500)
+    stage.sink.on_ready()
+    exchange.on_body(b"x", False)
+    stage.sink.on_error(UpstreamReset("gone"))
+    assert "send l" not in log
+    assert log[-2:] == ["a done", "done 502"]
     stage.assert_all_released()
 
 
