@@ -184,8 +184,8 @@ class Recorder:
     port: int = 0
     seen: bytearray = field(default_factory=bytearray)  # every byte that was read
     asked: list[Asked] = field(default_factory=list)  # whole requests
-    accepted: int = 0
-    open: int = 0
+    accepted: int = 0  # connections, up to now
+    ended: int = 0  # of these
     bugs: list[BaseException] = field(default_factory=list)  # faults of a script: a test must look
     _loop: asyncio.AbstractEventLoop | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -213,6 +213,11 @@ class Recorder:
         assert self._loop is not None
         asyncio.run_coroutine_threadsafe(wrapped(), self._loop).result(PATIENCE)
 
+    @property
+    def open(self) -> int:
+        """Connections that are open now."""
+        return self.accepted - self.ended
+
     def forget(self) -> None:
         """Begin a new page of the record."""
         self.seen.clear()
@@ -235,7 +240,6 @@ class Recorder:
 
     async def _follow(self, asker: Asker) -> None:
         self.accepted += 1
-        self.open += 1
         try:
             await self.serve(asker)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
@@ -243,5 +247,5 @@ class Recorder:
         except Exception as bug:  # shown by the test, not by a thread's log
             self.bugs.append(bug)
         finally:
-            self.open -= 1
+            self.ended += 1
             asker.writer.close()
