@@ -125,6 +125,15 @@ def write_response_head(
     return _join(lines) + content
 
 
+def write_upgrade_head(response: Response, protocol: bytes, date: bytes) -> bytes:
+    """Return the head of a 101 that agrees to `protocol`. RFC 9110 §15.2.2. Raises UnsafeField."""
+    lines = [_STATUS_LINES[101]]
+    lines += [b": ".join(field) for field in response.headers if field[0] not in _NOT_COPIED]
+    if find(response.headers, b"date") is None:
+        lines.append(b"date: " + date)
+    return _join([*lines, b"connection: upgrade", b"upgrade: " + protocol])
+
+
 def _join(lines: list[bytes]) -> bytes:
     """Join the lines of a head and end it with an empty one. Consumes the list."""
     lines += (b"", b"")

@@ -9,6 +9,9 @@ ways is answered with 400 and the connection closed: nothing after it can be tru
 with unread bytes is closed it lingers: the write side is shut, input is thrown away for a moment, so that
 the reset caused by unread bytes doesn't destroy the answer on its way (RFC 9112 §9.6).
 
+After a 101 the same connection is a tunnel's end: bytes pass both ways as they are, each way ends by itself,
+and the connection is closed when both have.
+
 There is one deadline at a time (the comment at `_arm` says which), and one timer that is moved only when it
 fires: a request on a kept-alive connection costs no timer at all.
 """
@@ -20,19 +23,24 @@ from collections.abc import Sequence
 from math import inf
 from typing import cast
 
-from gateway.http.framing import BadFraming, ChunkedReader, LengthReader
+from gateway.http.framing import BadFraming, ChunkedReader
 from gateway.http.message import Request
 from gateway.http.parse import BadRequest, check_unfinished, parse_request
 from gateway.http.serialize import write_response_head
-from gateway.pipeline.errors import BadBody, BodyTimeout, BodyTooLarge, GatewayError
+from gateway.pipeline.errors import BodyTimeout, GatewayError
+from gateway.pipeline.identify import REQUEST_ID
 from gateway.pipeline.ports import Cancellable, Peer, Receiver
+from gateway.server.body import Body
 from gateway.server.host import Host
-from gateway.server.problem import problem
+from gateway.server.problem import new_request_id, problem
 from gateway.server.stream import Stream
 
 
-class ServerConnection(asyncio.Protocol):
-    """The protocol of one connection. `stream`: the request being answered, None between requests."""
+class ServerConnection:
+    """The protocol of one connection. `stream`: the request being answered, None between requests.
+
+    asyncio's Protocol by shape: a base class would keep it from being compiled.
+    """
 
     __slots__ = (
         "_admitted",
@@ -103,7 +111,7 @@ class ServerConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head, of a body, or of what comes after."""
-        if self._closing and (self.stream is None or self.stream.reader is None):
+        if self._closing and (self.stream is None or self.stream.body is None):
             return  # lingering, or said after the last request
         self._buffer = self._buffer + data if self._buffer else data
         self._run()
@@ -120,8 +128,22 @@ class ServerConnection(asyncio.Protocol):
         if stream is None:
             if not (self._buffer and self._blocked):
                 self._close()
-        elif stream.reader is not None and not self._buffer:
+        elif stream.is_tunnel:
+            if stream.body is not None and not self._buffer:
+                self._end_of_tunnel(stream)
+        elif stream.body is not None and not self._buffer:
             self.transport.abort()  # in the middle of a body: there is nothing to answer
+
+    def _end_of_tunnel(self, stream: Stream) -> None:
+        """The client says no more through the tunnel."""
+        stream.body = None
+        receiver = stream.receiver
+        try:
+            receiver.on_body(b"", True)
+        except Exception as bug:
+            self._crash(receiver, bug)
+        if stream.shut and stream is self.stream:
+            self._end_stream(stream)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection ended, whoever ended it."""
@@ -188,11 +210,12 @@ class ServerConnection(asyncio.Protocol):
                     receiver = stream.receiver = host.begin(request, self.peer, stream)
                     self.stream = stream
                     receiver.start()
-                elif stream.reader is None or stream.paused or not (stream.wanted or stream.draining):
-                    break
                 else:
+                    body = stream.body
+                    if body is None or not body.is_flowing():
+                        break
                     receiver = stream.receiver
-                    self._read_body(stream)
+                    self._read_body(stream, body)
         except Exception as bug:
             self._crash(receiver, bug)
         finally:
@@ -205,9 +228,9 @@ class ServerConnection(asyncio.Protocol):
     def _balance(self) -> None:
         """Read from the socket only while there is room for what comes."""
         stream = self.stream
-        reading = (stream is None or not stream.paused) and (
-            not self._buffer or len(self._buffer) < self._host.settings.read_ahead
-        )
+        reading = not self._buffer or len(self._buffer) < self._host.settings.read_ahead
+        if stream is not None and stream.body is not None and stream.body.paused:
+            reading = False
         if reading is not self._reading and not self.transport.is_closing():
             self._reading = reading
             if reading:
@@ -248,7 +271,7 @@ class ServerConnection(asyncio.Protocol):
         length = request.length
         if length:
             if length > host.settings.body_limit:
-                self._refuse(413, "body_too_large", "the request's body is too large")
+                self._refuse(413, "body_too_large", "the request's body is too large", request)
                 return None
             if len(rest) >= length:
                 request.body = rest[:length]
@@ -257,7 +280,7 @@ class ServerConnection(asyncio.Protocol):
             try:
                 rest = self._take_chunked(request, rest)
             except BadFraming as framing_error:
-                self._refuse(400, "bad_body", f"the request's body is malformed: {framing_error}")
+                self._refuse(400, "bad_body", f"the request's body is malformed: {framing_error}", request)
                 return None
         self._buffer = rest
         self._deadline = inf
@@ -292,40 +315,34 @@ class ServerConnection(asyncio.Protocol):
         request.trailers = reader.trailers
         return reader.rest
 
-    def _read_body(self, stream: Stream) -> None:
-        reader = stream.reader
-        assert reader is not None
+    def _read_body(self, stream: Stream, body: Body) -> None:
         data, self._buffer = self._buffer, b""
         try:
-            piece = reader.feed(data)
-        except BadFraming as error:
-            self._fail_body(stream, BadBody(f"the request's body is malformed: {error}"))
+            piece = body.feed(data, self._host.settings.body_limit)
+        except GatewayError as error:
+            self._fail_body(stream, body, error)
             return
-        stream.received += len(piece)
-        if reader.done:
-            self._buffer = reader.rest
-            stream.reader = None
-            if isinstance(reader, ChunkedReader):
-                stream.request.trailers = reader.trailers
-        elif stream.received > self._host.settings.body_limit:
-            self._fail_body(stream, BodyTooLarge("the request's body is too large"))
-            return
-        if stream.draining:
-            self._drain(stream)
+        done = body.done
+        if done:
+            self._buffer = body.rest
+            stream.body = None
+            stream.request.trailers = body.trailers
+        if body.draining:
+            self._drain(stream, body)
             return
         if not self._blocked:
             self._deadline = self._next_deadline()
-        if piece or reader.done:
-            stream.receiver.on_body(piece, reader.done)
+        if piece or done:
+            stream.receiver.on_body(piece, done)
 
-    def _fail_body(self, stream: Stream, error: GatewayError) -> None:
+    def _fail_body(self, stream: Stream, body: Body, error: GatewayError) -> None:
         """No byte after this one can be understood."""
-        stream.reader = None
+        stream.body = None
         stream.keep_alive = False
         self._closing = True
         self._buffer = b""
         self._deadline = inf
-        if stream.draining:
+        if body.draining:
             self._close()
         elif not stream.done:
             stream.receiver.on_body_error(error)
@@ -353,23 +370,24 @@ class ServerConnection(asyncio.Protocol):
         """Have bytes after the head come already?"""
         return bool(self._buffer)
 
-    def may_drain(self, stream: Stream) -> bool:
-        """Is the rest of the body small enough to be read away? Chunks are counted as they come."""
-        reader = stream.reader
-        return not isinstance(reader, LengthReader) or reader.left <= self._host.settings.drain_limit
+    def may_drain(self, body: Body) -> bool:
+        """Is the rest of the body small enough to be read away?"""
+        return body.may_drain(self._host.settings.drain_limit)
 
-    def body_wanted(self, stream: Stream) -> None:
+    def body_wanted(self, stream: Stream, body: Body) -> None:
         """Read the body, but not from within the caller."""
         if stream is self.stream:
-            stream.body_clock = self._host.loop.time() - stream.body_clock
-            self._arm(self._next_deadline())
+            body.turn(self._host.loop.time())
+            if not self._blocked:
+                self._arm(self._next_deadline())
             self._host.loop.call_soon(self._run)
 
-    def body_paused(self, stream: Stream) -> None:
+    def body_paused(self, stream: Stream, body: Body) -> None:
         """Stop reading the body."""
         if stream is self.stream:
-            stream.body_clock = self._host.loop.time() - stream.body_clock
-            self._deadline = inf
+            body.turn(self._host.loop.time())
+            if not self._blocked:
+                self._deadline = inf
             if not self._running:
                 self._balance()
 
@@ -379,15 +397,30 @@ class ServerConnection(asyncio.Protocol):
             return
         if not keep_alive:
             self.stream = None
-            self._close(unread=self._closing or stream.reader is not None or bool(self._buffer))
-        elif stream.reader is not None:
-            stream.draining = True
-            stream.paused = False
-            stream.received = 0
+            self._close(unread=self._closing or stream.body is not None or bool(self._buffer))
+        elif stream.body is not None:
+            stream.body.drain()
             self._host.loop.call_soon(self._run)
             self._arm(self._host.loop.time() + self._host.settings.linger)
         else:
             self._next_request()
+
+    def hang_up(self, stream: Stream) -> None:
+        """The tunnel's instance says no more: nor do we, and when the client has ended too, it is over."""
+        if stream is not self.stream:
+            return
+        if stream.body is None:
+            self._end_stream(stream)
+        else:
+            self._host.outbox.flush()
+            if not self.transport.is_closing():
+                self.transport.write_eof()
+
+    def _end_stream(self, stream: Stream) -> None:
+        """A tunnel is over: so is its connection."""
+        stream.detach()
+        self.stream = None
+        self._close()
 
     def break_off(self) -> None:
         """Break the connection now."""
@@ -413,21 +446,26 @@ class ServerConnection(asyncio.Protocol):
         elif not self._reading:
             self._balance()
 
-    def _drain(self, stream: Stream) -> None:
+    def _drain(self, stream: Stream, body: Body) -> None:
         """The answer was given without the body: throw the rest away, up to a bound."""
-        if stream.reader is None:
+        if stream.body is None:
             self._next_request()
-        elif stream.received > self._host.settings.drain_limit:
+        elif body.received > self._host.settings.drain_limit:
             self.stream = None
             self._close(unread=True)
 
-    def _refuse(self, status: int, code: str, detail: str) -> None:
-        """Answer what never became a request, and close."""
+    def _refuse(self, status: int, code: str, detail: str, request: Request | None = None) -> None:
+        """Answer what never became a request, and close. It has an id, to be found by in the log."""
+        request_id = b"" if request is None else request.header(b"x-request-id") or b""
+        if not REQUEST_ID.fullmatch(request_id):
+            request_id = new_request_id()
         if self._host.on_refused is not None:
-            self._host.on_refused(code, status, self.peer.address)
-        response = problem(status, code, detail)
-        body = response.body or b""
-        head = write_response_head(response, length=len(body), connection=b"close", date=self._host.date())
+            self._host.on_refused(code, status, self.peer.address, request_id)
+        response = problem(status, code, detail, request_id)
+        body = b"" if request is not None and request.method == b"HEAD" else response.body or b""
+        head = write_response_head(
+            response, length=response.length, connection=b"close", date=self._host.date()
+        )
         self._host.outbox.post(self.transport, head + body)
         self._close(unread=True)
 
@@ -455,8 +493,12 @@ class ServerConnection(asyncio.Protocol):
             self._arm(min(self._deadline, self._host.loop.time() + self._host.settings.farewell))
 
     def abort(self) -> None:
-        """The listener's patience is over."""
-        self.transport.abort()
+        """The listener's patience is over. A tunnel is closed, so that what was said still arrives."""
+        if self.stream is not None and self.stream.is_tunnel and not self._blocked:
+            self._host.outbox.flush()
+            self.transport.close()
+        else:
+            self.transport.abort()
 
     def _crash(self, receiver: Receiver | None, bug: Exception) -> None:
         """A bug escaped from a receiver: the one place that hands it over."""
@@ -480,11 +522,9 @@ class ServerConnection(asyncio.Protocol):
         stream = self.stream
         if stream is None:
             return self._host.loop.time() + (settings.head_timeout if self._buffer else settings.idle_timeout)
-        if stream.draining:
-            return self._deadline
-        if stream.reader is None or stream.paused or not stream.wanted:
+        if stream.body is None:
             return inf
-        return stream.body_clock + settings.body_timeout + stream.received / settings.body_rate
+        return self._deadline if stream.body.draining else stream.body.deadline(settings)
 
     def _arm(self, deadline: float) -> None:
         """Set the deadline: a head's end, the next request, a body's progress, a stalled send, or a
@@ -532,13 +572,15 @@ class ServerConnection(asyncio.Protocol):
                 self._refuse(408, "head_timeout", "the request's head took too long")
             else:
                 self._close()
-        elif stream.draining:
+        elif stream.body is None:
+            pass
+        elif stream.body.draining:
             self.stream = None
             self._close(unread=True)
         else:
             receiver = stream.receiver
             try:
-                self._fail_body(stream, BodyTimeout("the request's body took too long"))
+                self._fail_body(stream, stream.body, BodyTimeout("the request's body took too long"))
             except Exception as bug:
                 self._crash(receiver, bug)
 

@@ -10,8 +10,9 @@ from gateway.http.outbox import Outbox
 from gateway.pipeline.ports import Begin, Timers
 from gateway.server.settings import ServerSettings
 
-# Is told (code, status, the client's address) of every answer that was given before a request existed.
-OnRefused = Callable[[str, int, str], None]
+# Is told (code, status, the client's address, the request id) of every answer that was given before a request
+# existed.
+OnRefused = Callable[[str, int, str, bytes], None]
 
 
 class Connection(Protocol):

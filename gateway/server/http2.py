@@ -47,7 +47,7 @@ from gateway.pipeline.errors import BodyTimeout, BodyTooLarge, GatewayError
 from gateway.pipeline.ports import Cancellable, Peer, Receiver
 from gateway.server.host import Host
 from gateway.server.http2_stream import Http2Stream
-from gateway.server.problem import problem
+from gateway.server.problem import new_request_id, problem
 
 _EVERYTHING: Final = 2**31 - 1  # a GOAWAY that refuses nothing yet
 _BATCH: Final = 64 * 1024  # bytes of frames gathered before they are written
@@ -263,18 +263,20 @@ class Http2Connection(asyncio.Protocol):
 
     def _refuse(self, stream_id: int, bad: BadRequest, fields: list[Field], ended: bool) -> None:
         """Answer what never became a request."""
-        self._tell_refused(bad.code, bad.status)
+        request_id = self._tell_refused(bad.code, bad.status)
         pseudo = dict(fields[:4])
         kept = [(name, value) for name, value in fields if name == b"content-type"]
         method = pseudo.get(b":method", b"GET")
         stream = Http2Stream(self, Request(method, b"/", kept, minor=2), stream_id)
         stream.ended = ended
         self._streams[stream_id] = stream
-        stream.reply(problem(bad.status, bad.code, str(bad)))
+        stream.reply(problem(bad.status, bad.code, str(bad), request_id))
 
-    def _tell_refused(self, code: str, status: int) -> None:
+    def _tell_refused(self, code: str, status: int) -> bytes:
+        request_id = new_request_id()
         if self._host.on_refused is not None:
-            self._host.on_refused(code, status, self.peer.address)
+            self._host.on_refused(code, status, self.peer.address, request_id)
+        return request_id
 
     # The request's body
 

@@ -11,11 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from gateway.http.framing import BodyReader, ChunkedReader, LengthReader, encode_chunk
+from gateway.http.framing import encode_chunk
 from gateway.http.message import Headers, Request, Response, find
-from gateway.http.serialize import continue_head, write_last_chunk, write_response_head
+from gateway.http.serialize import (
+    continue_head,
+    write_last_chunk,
+    write_response_head,
+    write_upgrade_head,
+)
 from gateway.pipeline.errors import GatewayError
 from gateway.pipeline.ports import Receiver
+from gateway.server.body import Body, body_of, tunnel_body
 
 _COPY_BELOW = 16 * 1024  # a chunk up to this size is copied into one piece, a larger one is written as three
 
@@ -39,11 +45,11 @@ class Line(Protocol):
         """The Date field's value now."""
         ...
 
-    def body_wanted(self, stream: Stream) -> None:
+    def body_wanted(self, stream: Stream, body: Body) -> None:
         """The body's reading was let go: deliver what is there, soon, and read on."""
         ...
 
-    def body_paused(self, stream: Stream) -> None:
+    def body_paused(self, stream: Stream, body: Body) -> None:
         """Stop reading."""
         ...
 
@@ -51,8 +57,12 @@ class Line(Protocol):
         """Have bytes after the head come already?"""
         ...
 
-    def may_drain(self, stream: Stream) -> bool:
+    def may_drain(self, body: Body) -> bool:
         """Is the rest of the body small enough to be read away?"""
+        ...
+
+    def hang_up(self, stream: Stream) -> None:
+        """The tunnel's instance says no more: nor do we."""
         ...
 
     def responded(self, stream: Stream, keep_alive: bool) -> None:
@@ -92,7 +102,10 @@ _NOBODY = _Nobody()
 
 
 class Stream:
-    """State of one request. reader: where its body ends, None once it has been read to the end."""
+    """State of one request. body: what is still to come of it, None once it has been read to the end.
+
+    is_tunnel: a 101 was sent. shut: nothing more will be sent through the tunnel.
+    """
 
     __slots__ = (
         "_chunked",
@@ -101,35 +114,24 @@ class Stream:
         "_mute",
         "_trailing",
         "begun",
-        "body_clock",
+        "body",
         "done",
-        "draining",
+        "is_tunnel",
         "keep_alive",
-        "paused",
-        "reader",
-        "received",
         "receiver",
         "request",
-        "wanted",
+        "shut",
     )
 
     def __init__(self, line: Line, request: Request, chunk_limit: int) -> None:
         self._line = line
         self.request = request
         self.receiver: Receiver = _NOBODY
-        self.reader: BodyReader | None = None
-        if request.body is None:
-            length = request.length
-            self.reader = ChunkedReader(max_chunks=chunk_limit) if length is None else LengthReader(length)
-        self.received = 0  # bytes of body
-        self.body_clock = (
-            0.0  # while reading: when it would have begun without pauses; else: seconds spent reading
-        )
-        self.wanted = False  # proceed() was called
-        self.paused = False
-        self.draining = False  # the response is complete, the rest of the body is read away
+        self.body = None if request.body is not None else body_of(request, chunk_limit)
         self.begun = False
         self.done = False  # nothing more may be sent
+        self.is_tunnel = False
+        self.shut = False
         self.keep_alive = request.keep_alive
         self._left: int | None = None
         self._chunked = False
@@ -140,27 +142,30 @@ class Stream:
 
     def proceed(self) -> None:
         """Let the body in. `100 Continue` is for clients that wait; one whose body is coming doesn't."""
-        if self.wanted or self.done or self.reader is None:
+        body = self.body
+        if body is None or body.wanted or self.done:
             return
-        self.wanted = True
+        body.wanted = True
         if self.request.expect_continue and not self.begun and not self._line.has_buffered():
             self._line.send(continue_head())
-        if not self.paused:
-            self._line.body_wanted(self)
+        if not body.paused:
+            self._line.body_wanted(self, body)
 
     def pause_body(self) -> None:
         """Stop reading the body."""
-        if not self.paused and not self.done:
-            self.paused = True
-            if self.wanted:
-                self._line.body_paused(self)
+        body = self.body
+        if body is not None and not (body.paused or self.done):
+            body.paused = True
+            if body.wanted:
+                self._line.body_paused(self, body)
 
     def resume_body(self) -> None:
         """Read on."""
-        if self.paused and not self.done:
-            self.paused = False
-            if self.wanted:
-                self._line.body_wanted(self)
+        body = self.body
+        if body is not None and body.paused and not self.done:
+            body.paused = False
+            if body.wanted:
+                self._line.body_wanted(self, body)
 
     # The response
 
@@ -175,7 +180,7 @@ class Stream:
         length: int | None = len(body)
         if self._is_bodiless(response.status):
             length, body = self._announced(response), b""
-        if self.reader is not None and not self._can_drain():
+        if self.body is not None and not self._can_drain(self.body):
             self.keep_alive = False
         head = self._head(response, length, chunked=False)
         self.detach()
@@ -195,8 +200,17 @@ class Stream:
             self._line.send(write_response_head(response, length=None))
 
     def upgrade(self, response: Response, protocol: bytes) -> None:
-        """Agree to another protocol."""
-        self.abort()
+        """Agree to another protocol: from here on bytes pass as they are, until both sides have ended.
+
+        What the client sent after its head (it should not have, RFC 9110 §7.8) is the tunnel's first.
+        """
+        if self.done or self.begun:
+            return
+        self.begun = self.is_tunnel = True
+        self.keep_alive = False
+        self._line.send(write_upgrade_head(response, protocol, self._line.date()))
+        self.body = body = tunnel_body()
+        self._line.body_wanted(self, body)
 
     def begin(self, response: Response) -> None:
         """Send the head."""
@@ -210,7 +224,7 @@ class Stream:
             self._chunked = self.request.minor == 1
             self.keep_alive = self.keep_alive and self._chunked
             self._trailing = self._chunked and self._may_end_with(response)
-        if self.reader is not None and not self.wanted and not self._can_drain():
+        if self.body is not None and not self.body.wanted and not self._can_drain(self.body):
             self.keep_alive = False
         head = self._head(response, length, chunked=self._chunked)
         self._left = None if self._mute else length
@@ -238,13 +252,17 @@ class Stream:
         """The body is complete. Less than was announced breaks the connection."""
         if self.done:
             return
+        if self.is_tunnel:
+            self.shut = True
+            self._line.hang_up(self)
+            return
         if self._left:
             self.abort()
             return
         self.detach()
         if self._chunked:
             self._line.send(write_last_chunk(trailers if self._trailing else None))
-        keep_alive = self.keep_alive and (self.reader is None or self._can_drain())
+        keep_alive = self.keep_alive and (self.body is None or self._can_drain(self.body))
         self._line.responded(self, keep_alive)
 
     def abort(self) -> None:
@@ -281,7 +299,7 @@ class Stream:
             return None
         return response.length
 
-    def _can_drain(self) -> bool:
+    def _can_drain(self, body: Body) -> bool:
         """Is the rest of the body known to come, and small?
 
         Whoever expects `100 Continue` and gets a final answer may send the body or not: both are right, and
@@ -289,11 +307,11 @@ class Stream:
         """
         if (
             self.request.expect_continue
-            and not self.received
-            and not (self.wanted or self._line.has_buffered())
+            and not body.received
+            and not (body.wanted or self._line.has_buffered())
         ):
             return False
-        return self._line.may_drain(self)
+        return self._line.may_drain(body)
 
     def _head(self, response: Response, length: int | None, chunked: bool) -> bytes:
         self.keep_alive = keep_alive = self.keep_alive and self._line.may_stay()
@@ -304,6 +322,6 @@ class Stream:
         )
 
     def __repr__(self) -> str:
-        body = "body read" if self.reader is None else repr(self.reader)
+        body = "body read" if self.body is None else repr(self.body)
         answer = "answered" if self.done else "answering" if self.begun else "waiting"
         return f"<Stream {self.request!r} | {body}, {answer}>"

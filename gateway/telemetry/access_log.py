@@ -41,6 +41,7 @@ class Unread:
     status: int
     client: str
     finished: float
+    request_id: bytes = b""
 
 
 class AccessLog:
@@ -89,14 +90,14 @@ class AccessLog:
             return
         self._queue.append(ctx)
 
-    def observe_unread(self, code: str, status: int, client: str) -> None:
+    def observe_unread(self, code: str, status: int, client: str, request_id: bytes = b"") -> None:
         """Queue an answer that was given before there was a request."""
         if self._writer is None:
             return
         if len(self._queue) >= QUEUE:
             self._turned_away += 1
             return
-        self._queue.append(Unread(code, status, client, self._clock.now()))
+        self._queue.append(Unread(code, status, client, self._clock.now(), request_id))
 
     def close(self) -> None:
         """Write what is queued, for at most `PATIENCE`, and stop; a blocked writer is left behind."""
@@ -209,7 +210,8 @@ def record(ctx: Context | Unread, epoch: float) -> dict[str, object]:
     """
     if isinstance(ctx, Unread):
         time = round(epoch + ctx.finished, 3)
-        return {"time": time, "client": ctx.client, "status": ctx.status, "reason": ctx.code}
+        known = {"request_id": ctx.request_id.decode("latin-1")} if ctx.request_id else {}
+        return {"time": time, **known, "client": ctx.client, "status": ctx.status, "reason": ctx.code}
     request = ctx.request
     line: dict[str, object] = {
         "time": round(epoch + ctx.finished, 3),
@@ -219,7 +221,7 @@ def record(ctx: Context | Unread, epoch: float) -> dict[str, object]:
         "path": request.path.decode("latin-1"),
         "status": ctx.status,
         "ms": round((ctx.finished - ctx.started) * 1000, 3),
-        "bytes_in": request.length or 0,
+        "bytes_in": ctx.body_received or request.length or 0,
         "bytes_out": ctx.body_sent,
     }
     if ctx.endpoint is not None:

@@ -66,7 +66,9 @@ class Metrics:
         series.requests += 1
         series.latency.observe(ctx.finished - ctx.started)
         series.bytes_out += ctx.body_sent
-        if ctx.request.length:
+        if ctx.body_received:
+            series.bytes_in += ctx.body_received
+        elif ctx.request.length:
             series.bytes_in += ctx.request.length
         if ctx.upstream_seconds:
             series.upstream.observe(ctx.upstream_seconds)

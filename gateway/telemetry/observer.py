@@ -39,10 +39,10 @@ class Telemetry:
         self.metrics.bugs += 1
         log.error("bug request_id=%s", ctx.request_id.decode("latin-1"), exc_info=bug)
 
-    def on_refused(self, code: str, status: int, client: str) -> None:
+    def on_refused(self, code: str, status: int, client: str, request_id: bytes) -> None:
         """Count and log an answer that was given before there was a request."""
         self.metrics.observe_unread(code, status)
-        self.access_log.observe_unread(code, status, client)
+        self.access_log.observe_unread(code, status, client, request_id)
 
     def start(self) -> None:
         """Start the writers."""

@@ -4,8 +4,12 @@
 
 A connection is used again only when nothing at all was odd: the request was sent to its end, the response
 was read to its end, no byte came after it, both sides want to stay, and nobody gave the call up. In every
-other case the next request could get the last one's answer, so the connection is closed. Interim responses
-(1xx) are skipped; 101 is a protocol error, because an upgrade was never asked for.
+other case the next request could get the last one's answer, so the connection is closed. `100 Continue` is
+skipped, because nobody here waits for one; other interim responses are told. 101 is a protocol error unless
+it agrees to the very protocol that was asked for; then the connection is a tunnel's end until both sides
+have said all (RFC 9110 §7.8), and never a connection for requests again.
+
+A call that is paused waits for nobody but its own reader: its deadline stands still meanwhile.
 
 Errors say what another try may do: UpstreamClosedIdle only if the connection was used before and not one
 byte of an answer came (the race of a server that closes while we write), UpstreamReset in all other cuts.
@@ -27,7 +31,7 @@ from gateway.http.framing import (
     encode_chunk,
     reader_for,
 )
-from gateway.http.message import Headers, Request, Response
+from gateway.http.message import Headers, Request, Response, find_all
 from gateway.http.outbox import Outbox
 from gateway.http.parse import BadResponse, HeadLimits, parse_response_head
 from gateway.http.serialize import write_last_chunk
@@ -88,21 +92,27 @@ class HttpCall:
     """One request under way (the port `Call`). It lets go of its connection with the last byte or the error.
 
     left: bytes of the request's body still to be written, None when they are sent as chunks. sent: is the
-    request complete.
+    request complete. upgrade: the protocol that it asks to go on in. raw: the instance has agreed. idle:
+    seconds of silence allowed, 0.0 while a deadline holds. spare: seconds left to the deadline when it was
+    paused.
     """
 
     __slots__ = (
         "connection",
         "data",
         "home",
+        "idle",
         "left",
         "method",
         "patience",
         "paused",
+        "raw",
         "response",
         "sent",
         "sink",
+        "spare",
         "until",
+        "upgrade",
     )
 
     def __init__(self, home: Home, request: Request, data: bytes, until: float, sink: Sink) -> None:
@@ -117,6 +127,10 @@ class HttpCall:
         self.sink = sink
         self.paused = False
         self.patience: Cancellable | None = None  # while it waits for a connection
+        self.upgrade = request.upgrade
+        self.raw = False
+        self.idle = 0.0
+        self.spare = 0.0
 
     def write(self, data: bytes, last: bool, trailers: Headers | None = None) -> None:
         """Send a piece of the body; trailers, which only chunks can carry, with the last one.
@@ -125,6 +139,9 @@ class HttpCall:
         """
         connection = self.connection
         if connection is None or self.sent:
+            return
+        if self.raw:
+            connection.say(self, data, last)
             return
         if self.left is None:
             data = encode_chunk(data)
@@ -139,25 +156,31 @@ class HttpCall:
             self.home.outbox.post(connection.transport, data)
 
     def pause(self) -> None:
-        """Stop reading the response."""
-        self.paused = True
-        if self.connection is not None:
-            self.connection.transport.pause_reading()
+        """Stop reading the response; time stands still."""
+        if not self.paused:
+            self.paused = True
+            if self.connection is not None:
+                self.connection.hold(self)
 
     def resume(self) -> None:
         """Read on."""
-        self.paused = False
-        if self.connection is not None:
-            self.connection.transport.resume_reading()
+        if self.paused:
+            self.paused = False
+            if self.connection is not None:
+                self.connection.transport.resume_reading()
+                self.connection.watch(self.home.loop.time() + self.spare)
 
     def extend(self, until: float) -> None:
         """Move the deadline, earlier or later."""
         self.until = until
-        if self.connection is not None:
+        if self.paused:
+            self.spare = until - self.home.loop.time()
+        elif self.connection is not None:
             self.connection.watch(until)
 
     def allow_silence(self, idle: float) -> None:
         """From here on no deadline but `idle` seconds without a byte."""
+        self.idle = idle
         self.extend(self.home.loop.time() + idle)
 
     def cancel(self) -> None:
@@ -179,13 +202,14 @@ class HttpCall:
         return f"<HttpCall {self.method.decode()} | {place}>"
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """The protocol of one connection."""
+class UpstreamConnection:
+    """The protocol of one connection: asyncio's by shape, because a base class could not be compiled."""
 
     __slots__ = (
         "_buffer",
         "_call",
         "_deadline",
+        "_ended",
         "_heard",
         "_home",
         "_interim",
@@ -205,6 +229,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._buffer = b""
         self._reader: BodyReader | None = None
         self._keep_alive = False
+        self._ended = False  # a tunnel's instance says no more
         self._heard = False
         self._interim = 0
         self._deadline = inf
@@ -231,7 +256,41 @@ class UpstreamConnection(asyncio.Protocol):
             # Not from within Upstream.send: the sink's owner would not have the call yet.
             self._home.loop.call_soon(self._ready, call)
         if call.paused:
-            self.transport.pause_reading()
+            self.hold(call)
+
+    def hold(self, call: HttpCall) -> None:
+        """Stop reading, and the clock with it."""
+        self.transport.pause_reading()
+        call.spare = self._deadline - self._home.loop.time()
+        self._deadline = inf
+
+    def say(self, call: HttpCall, data: bytes, last: bool) -> None:
+        """Send what the client said through the tunnel; last: it says no more."""
+        if data:
+            self._home.outbox.post(self.transport, data)
+            self._touch(call)
+        if not last:
+            return
+        call.sent = True
+        self._home.outbox.flush()
+        if self._ended:
+            self._hang_up(call)
+        elif self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:  # TLS knows no half: closing is the only way to say that no more will come
+            self.transport.close()
+
+    def _hang_up(self, call: HttpCall) -> None:
+        """Close: both sides of the tunnel have said all."""
+        self._let_go(call)
+        self._forget_timer()
+        self.transport.close()
+        self._home.lost(self)
+
+    def _touch(self, call: HttpCall) -> None:
+        """A byte went by: silence begins anew. The timer looks by itself where it has moved."""
+        if call.idle and not call.paused:
+            self._deadline = self._home.loop.time() + call.idle
 
     def _ready(self, call: HttpCall) -> None:
         if self._call is call:
@@ -288,7 +347,20 @@ class UpstreamConnection(asyncio.Protocol):
         if self._reader is None:
             self._read_head(call, self._buffer + data if self._buffer else data)
         else:
+            if call.idle:
+                self._touch(call)
             self._read_body(call, self._reader, data)
+
+    def eof_received(self) -> bool:
+        """The instance says no more: a tunnel's other half goes on, everything else is over."""
+        call = self._call
+        if call is None or not call.raw:
+            return False
+        self._ended = True
+        call.sink.on_chunk(b"", True)
+        if self._call is call and call.sent:
+            self._hang_up(call)
+        return self.transport.can_write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The instance closed, or the network did."""
@@ -297,7 +369,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._home.lost(self)
         if call is None:
             return
-        if isinstance(self._reader, CloseReader) and exc is None:
+        if call.raw and not (call.sent and exc is None and not self._ended):
+            self._fail(UpstreamReset("the instance broke the tunnel"))
+        elif isinstance(self._reader, CloseReader) and exc is None:
             self._let_go(call)
             call.sink.on_chunk(b"", True)
         elif self.calls > 1 and not self._heard:
@@ -335,10 +409,17 @@ class UpstreamConnection(asyncio.Protocol):
             data = data[end + 4 :]
             if response.status >= 200:
                 break
-            self._interim += 1
-            if response.status == 101 or self._interim > _MAX_INTERIM:
-                self._fail(UpstreamProtocolError("the instance sent interim answers that nobody asked for"))
+            if response.status == 101:
+                self._switch(call, response, data)
                 return
+            self._interim += 1
+            if self._interim > _MAX_INTERIM:
+                self._fail(UpstreamProtocolError("the instance sends interim answers without end"))
+                return
+            if response.status != 100:
+                call.sink.on_interim(response)
+                if self._call is not call:
+                    return
         self._buffer = b""
         self._keep_alive = keep_alive
         if framing == len(data):  # the usual case: all of it in one read
@@ -347,6 +428,22 @@ class UpstreamConnection(asyncio.Protocol):
             call.sink.on_response(response)
         else:
             self._begin_body(call, response, framing, data)
+
+    def _switch(self, call: HttpCall, response: Response, data: bytes) -> None:
+        """Begin a tunnel, if this is the protocol that was asked for. RFC 9110 §15.2.2."""
+        agreed = b", ".join(find_all(response.headers, b"upgrade")).lower()
+        if not call.upgrade or agreed != call.upgrade.lower():
+            self._fail(UpstreamProtocolError("the instance changed to a protocol that nobody asked for"))
+            return
+        self._buffer = b""
+        self._keep_alive = False
+        self._reader = CloseReader()
+        call.raw = True
+        call.sent = False
+        response.length = None
+        call.sink.on_response(response)
+        if data and self._call is call:
+            call.sink.on_chunk(data, False)
 
     def _begin_body(self, call: HttpCall, response: Response, framing: int, data: bytes) -> None:
         reader = LengthReader(framing) if framing >= 0 else reader_for(framing)

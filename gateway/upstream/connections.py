@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from typing import cast
 
 from gateway.http.outbox import Outbox
 from gateway.http.parse import HeadLimits
@@ -148,7 +149,10 @@ class Connections:
 
     async def _connect(self) -> None:
         async with asyncio.timeout(self.settings.connect_timeout):
-            await self.loop.create_connection(lambda: UpstreamConnection(self), self.host, self.port)
+            await self.loop.create_connection(self._make_connection, self.host, self.port)
+
+    def _make_connection(self) -> asyncio.Protocol:
+        return cast(asyncio.Protocol, UpstreamConnection(self))  # by shape
 
     def _connected(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

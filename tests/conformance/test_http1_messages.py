@@ -128,13 +128,21 @@ async def test_responses_without_a_body(wire: bytes, length: bytes | None) -> No
             assert b"transfer-encoding" not in fields
 
 
-async def test_interim_responses_are_skipped() -> None:
-    interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
-    wire = interim + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+async def test_interim_responses_but_100_are_passed_on_to_who_knows_them() -> None:
+    interim = (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\nConnection: a\r\nA: b\r\n\r\n"
+    )
+    wire = interim + b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     async with wires(answers(wire)) as world:
         client = await world.connect()
-        client.send(GET)
-        assert (await client.response())[2] == b"ok"
+        for _ in range(2):
+            client.send(GET)
+            assert await client.response() == (103, {b"link": b"x"}, b"")
+            assert await client.response() == (102, {}, b"")
+            assert (await client.response())[2] == b"ok"
+        client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        assert (await client.response())[2] == b"ok"  # RFC 9110 §15.2: 1.0 knows no interim answers
+        assert world.instance.connections == 1
 
 
 async def test_an_answer_until_close_becomes_chunks() -> None:

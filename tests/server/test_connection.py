@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -346,13 +347,17 @@ async def test_too_many_connections_are_answered_503() -> None:
     ],
 )
 async def test_what_never_became_a_request_is_told_of(sent: bytes, expected: tuple[str, int]) -> None:
-    told: list[tuple[str, int, str]] = []
+    told: list[tuple[str, int, str, bytes]] = []
     async with stage(ok, ServerSettings(head_timeout=0.1, body_limit=1000)) as s:
         s.world.listener.on_refused = lambda *what: told.append(what)
         client = await s.world.connect()
         client.send(sent)
-        assert (await client.response())[0] == expected[1]
-        assert told == [(*expected, "127.0.0.1")]
+        status, fields, body = await client.response()
+        assert (status, fields[b"content-type"]) == (expected[1], b"application/problem+json")
+        request_id = fields[b"x-request-id"]
+        assert told == [(*expected, "127.0.0.1", request_id)]
+        problem = json.loads(body)
+        assert (problem["code"], problem["request_id"]) == (expected[0], request_id.decode())
         assert not s.receivers
 
 
