@@ -89,6 +89,7 @@ class Exchange:
         "_tunnel",
         "_waiting",
         "_whole",
+        "body_begun",
         "ctx",
         "phase",
     )
@@ -108,6 +109,7 @@ class Exchange:
         self._tries: Tries | None = None  # at the pool that has the request now
         self._head: Response | None = None  # the instance's, while its body streams; it gets the trailers
         self._softer: tuple[Pool, ...] | None = ()  # lesser pools tried; None: nothing may soften it
+        self.body_begun = False  # an instance gets the body as it comes: it can't be sent to another one
         self._whole: Response | None = None  # a head whose body is being read whole
         self._tunnel: Tunnel | None = None
         self._timer: Cancellable | None = None  # guards what no connection guards: waiting
@@ -277,20 +279,18 @@ class Exchange:
             self._refuse(made, "translate")
         else:
             self._forward = made
-            self._send(made.request)
-
-    def _send(self, request: Request) -> None:
-        ctx = self.ctx
-        assert ctx.pool is not None
-        self.phase = ATTEMPTING
-        self._tries = tries = Tries(self, ctx.pool, request, ctx, self._gateway)
-        tries.start()
-        if ctx.dry and tries.under_way:
-            self._drop_tries(Outcome.IGNORED)
-            self._answer(answer.would_send(ctx, request))
+            ctx = self.ctx
+            assert ctx.pool is not None
+            self.phase = ATTEMPTING
+            self._tries = Tries(self, ctx.pool, made.request, ctx, self._gateway)
+            self._tries.start()
+            if ctx.dry and self._tries is not None and self._tries.under_way:
+                self._drop_tries(Outcome.IGNORED)
+                self._answer(answer.would_send(ctx, made.request))
 
     def on_upstream_ready(self) -> None:
         """The instance takes the body: let the client send it."""
+        self.body_begun = True
         self._down.proceed()
 
     def on_upstream_interim(self, response: Response) -> None:
@@ -347,8 +347,9 @@ class Exchange:
             self._fail(error)
 
     def _end_tries(self, response: Response | None) -> None:
-        if self._tries is not None:
-            self._tries.finish(response)
+        tries, self._tries = self._tries, None  # they hold each other: the collector should not part them
+        if tries is not None:
+            tries.finish(response)
 
     def _drop_tries(self, outcome: Outcome) -> None:
         if self._tries is not None:
@@ -548,16 +549,12 @@ class Exchange:
             self._softer = None
             self._answer(lesser)
             return True
-        if lesser in self._softer or self._body_is_gone():
+        if lesser in self._softer or (self.body_begun and self.ctx.request.body is None):
             return False
         self._softer += (lesser,)
         self.ctx.pool = lesser
         self._route()
         return True
-
-    def _body_is_gone(self) -> bool:
-        """Tell whether a part of the body went to one instance and can't be sent to another."""
-        return self._tries is not None and self._tries.begun and self.ctx.request.body is None
 
     def _broke(self, error: Exception) -> None:
         if isinstance(error, GatewayError):
@@ -638,8 +635,8 @@ class Exchange:
         if self._tunnel is not None:
             self._tunnel.close()
         if self._tries is not None:
-            self._tries.drop(Outcome.IGNORED)  # where a filter gave another answer than the one under way
-            self._tries = None  # they hold each other: the collector should not have to part them
+            self._tries.drop(Outcome.IGNORED)  # a filter gave another answer than the one under way
+            self._tries = None
         ctx = self.ctx
         ctx.now = ctx.finished = self._gateway.clock.now() if now is None else now
         self._gateway.pressure.in_flight -= 1

@@ -36,7 +36,7 @@ FAILURE, IGNORED, SUCCESS = Outcome.FAILURE, Outcome.IGNORED, Outcome.SUCCESS
 
 
 class Tries(Owner):
-    """The tries of one request at one pool. begun: the client was let to send a body that is not kept."""
+    """The tries of one request at one pool."""
 
     __slots__ = (
         "_attempt",
@@ -44,14 +44,12 @@ class Tries(Owner):
         "_exchange",
         "_gateway",
         "_hedge",
-        "_hedging",
         "_made",
         "_other",
         "_pool",
         "_request",
         "_timer",
         "_tried",
-        "begun",
     )
 
     def __init__(
@@ -65,53 +63,42 @@ class Tries(Owner):
         self._attempt: Attempt | None = None  # whose answer it will be, as far as is known
         self._other: Attempt | None = None  # under way beside it
         self._hedge: Attempt | None = None  # which of the two is the hedge
-        self._hedging: Hedging | None = None
         self._timer: Cancellable | None = None  # until the hedge, or until the pause is over
         self._tried: tuple[Instance, ...] = ()
         self._made = 0  # tries, the hedge not counted
-        self.begun = False
 
     # Trying
 
     def start(self) -> None:
-        """Make the first try; plan a hedge where the pool has one."""
-        self._try()
-        if self._pool.hedging is not None:
-            self._plan_hedge(self._pool.hedging)
+        """Start a try: the pool picks an instance that was not tried yet, and the upstream sends.
 
-    def _try(self) -> None:
-        """One try: the pool picks an instance that was not tried yet, and the upstream sends."""
+        With the first one, plan a hedge where the pool has them.
+        """
         ctx = self._ctx
         ctx.now = self._gateway.clock.now()
         if ctx.now >= ctx.deadline:
             late = UpstreamTimeout("the request's time was used up before it could be sent")
             self._exchange.on_upstream_error(late)
             return
-        instance = self._pool.acquire(ctx, self._tried)
+        pool = self._pool
+        instance = pool.acquire(ctx, self._tried)
         if isinstance(instance, GatewayError):
             self._exchange.on_upstream_error(instance)
             return
         self._made += 1
-        self._attempt = attempt = self._attempt_at(instance)
-        self._send(attempt)
-
-    def _attempt_at(self, instance: Instance) -> Attempt:
-        ctx = self._ctx
         ctx.attempts += 1
         ctx.instance = instance
         self._tried += (instance,)
-        return Attempt(self, self._pool, instance, ctx, self._gateway)
-
-    def _send(self, attempt: Attempt) -> None:
-        ctx = self._ctx
-        if ctx.attempts == 1:
-            if not ctx.dry:
-                attempt.send(self._request)
-            return
-        headers = [field for field in self._request.headers if field[0] != ATTEMPT]
-        headers.append((ATTEMPT, b"%d" % ctx.attempts))
+        self._attempt = attempt = Attempt(self, pool, instance, ctx, self._gateway)
         if not ctx.dry:
-            attempt.send(self._request.with_headers(headers))
+            attempt.send(self._request if ctx.attempts == 1 else self._numbered())
+        if pool.hedging is not None and self._made == 1:
+            self._plan_hedge(pool.hedging)
+
+    def _numbered(self) -> Request:
+        """Return the request with the number of this attempt; the first one has none."""
+        headers = [*self._request.headers, (ATTEMPT, b"%d" % self._ctx.attempts)]
+        return self._request.with_headers(headers)
 
     def again(self, error: GatewayError) -> bool:
         """Try again after this failure, now or after a pause; False: it is not worth it, or not allowed."""
@@ -141,7 +128,7 @@ class Tries(Owner):
 
     def _replayable(self) -> bool:
         """All of the body is here, or nothing of it was asked for yet."""
-        return self._request.body is not None or not self.begun
+        return self._request.body is not None or not self._exchange.body_begun
 
     def _go_on(self, pause: float) -> None:
         ctx = self._ctx
@@ -150,14 +137,14 @@ class Tries(Owner):
         if pause > 0.0:
             self._timer = self._gateway.timers.punctual(ctx.now + pause, self._pause_over)
         else:
-            self._try()
+            self.start()
 
     def _pause_over(self) -> None:
         self._timer = None
         if not others(self._pool, self._tried, self._gateway.clock.now()):
             self._tried = ()  # the same one again
         try:
-            self._try()
+            self.start()
         except Exception as bug:  # no connection called: nobody else would tell the client
             self._exchange.crash(bug)
 
@@ -165,7 +152,6 @@ class Tries(Owner):
 
     def _plan_hedge(self, hedging: Hedging) -> None:
         ctx = self._ctx
-        self._hedging = hedging
         if self._attempt is None or self._request.body is None or ctx.upgrade or not repeatable(ctx):
             return
         delay = hedging.delay()
@@ -183,7 +169,7 @@ class Tries(Owner):
         self._timer = None
         ctx = self._ctx
         pool = self._pool
-        hedging = self._hedging
+        hedging = pool.hedging
         if self._attempt is None or hedging is None:
             return
         ctx.now = now = self._gateway.clock.now()
@@ -193,14 +179,14 @@ class Tries(Owner):
             return
         if not pool.retry_budget.spend(now):
             return
-        first = ctx.instance
         instance = pool.acquire(ctx, self._tried)
         if isinstance(instance, GatewayError):
             return
-        self._hedge = self._other = attempt = self._attempt_at(instance)
-        ctx.instance = first  # until the hedge has won
+        ctx.attempts += 1
+        self._tried += (instance,)
+        self._hedge = self._other = attempt = Attempt(self, pool, instance, ctx, self._gateway)
         try:
-            self._send(attempt)
+            attempt.send(self._numbered())
         except Exception as bug:  # no connection called: nobody else would tell the client
             self._exchange.crash(bug)
 
@@ -235,7 +221,6 @@ class Tries(Owner):
 
     def on_ready(self, attempt: Attempt) -> None:
         """The instance takes the body."""
-        self.begun = True
         self._exchange.on_upstream_ready()
 
     def on_interim(self, attempt: Attempt, response: Response) -> None:
@@ -245,7 +230,8 @@ class Tries(Owner):
 
     def on_response(self, attempt: Attempt, response: Response) -> None:
         """A head came in: it is the answer, or worth another try, or another attempt may do better."""
-        if self._hedging is not None and not self._decides(attempt, response, self._hedging):
+        hedging = self._pool.hedging
+        if hedging is not None and not self._decides(attempt, response, hedging):
             return
         if response.status >= 502 and self._again_instead(attempt, response):
             return
