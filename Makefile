@@ -11,7 +11,7 @@ NATIVE := $(CURDIR)/.native
 SOURCES := $(shell find gateway backends build_tools -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check services native bench load generated clean
+.PHONY: help demo test check services native peers bench load generated clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -39,7 +39,11 @@ services:  ## install the servers that tests talk to (Debian, as root); without 
 native: $(NATIVE)/.built  ## the hot modules compiled, in .native/lib (a C compiler, two minutes)
 	@echo "compiled gateway: PYTHONSAFEPATH=1 PYTHONPATH=$(NATIVE)/lib $(BIN)/python -m gateway"
 
-bench: $(VENV)/.test services  ## CPU per request beside NGINX, in one interleaved run (a quiet machine, please)
+peers:  ## install the gateways that the bench compares with (Debian, as root; Envoy's wheel into .venv/peers)
+	@PYTHON=$(PYTHON) sh loadtests/peers/install.sh $(PEERS)
+
+bench: $(VENV)/.test peers  ## CPU, latency, memory beside other gateways, in one interleaved run: 12 quiet minutes
+	@$(MAKE) --no-print-directory native || echo "nothing could be compiled: the pure gateway alone is measured"
 	@$(BIN)/python -m loadtests.bench $(BENCH)
 
 load: $(VENV)/.test  ## locust drives the demo past its limits; asserts, a report and a picture in loadtests/out/
