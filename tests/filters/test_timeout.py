@@ -9,8 +9,8 @@ from gateway.pipeline.filter import Filter, Rule
 from tests.fakes.context import make_context, make_parts
 
 
-def timeout(total: float, client: bool = True) -> Filter:
-    (made,) = KIND.build([Rule(Timeout(Duration(total), client), "digits")], make_parts())
+def timeout(total: float, client: bool = True, tell: bool = True) -> Filter:
+    (made,) = KIND.build([Rule(Timeout(Duration(total), client, tell), "digits")], make_parts())
     return made
 
 
@@ -39,3 +39,41 @@ def test_the_policy_may_ignore_clients() -> None:
     ctx = make_context((b"x-request-timeout-ms", b"1"))
     assert timeout(2.0, client=False).on_request(ctx) is None
     assert ctx.deadline == 1002.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "deadline"),
+    [
+        ([(b"grpc-timeout", b"250m")], 1000.25),
+        ([(b"grpc-timeout", b"1H")], 1002.0),
+        ([(b"grpc-timeout", b"1S"), (b"x-request-timeout-ms", b"300")], 1000.3),
+        ([(b"grpc-timeout", b"100m"), (b"x-request-timeout-ms", b"300")], 1000.1),
+    ],
+    ids=["shorter", "longer", "both, ours shorter", "both, theirs shorter"],
+)
+def test_grpc_timeouts_count_as_well_and_the_shorter_wins(
+    fields: list[tuple[bytes, bytes]], deadline: float
+) -> None:
+    ctx = make_context(*fields)
+    assert timeout(2.0).on_request(ctx) is None
+    assert ctx.deadline == deadline
+    assert ctx.hurried is (deadline < 1002.0)
+
+
+@pytest.mark.parametrize("wished", [b"", b"5", b"m", b"123456789m", b"-1S", b"1.5S", b"1s"])
+def test_a_grpc_timeout_that_cannot_be_read_is_refused(wished: bytes) -> None:
+    verdict = timeout(2.0).on_request(make_context((b"grpc-timeout", wished)))
+    assert isinstance(verdict, Refusal)
+    assert (verdict.status, verdict.code) == (400, "bad_timeout")
+
+
+def test_instances_are_told_unless_the_policy_says_no() -> None:
+    ctx = make_context()
+    timeout(2.0).on_request(ctx)
+    assert ctx.tell_time == b"x-request-timeout-ms"
+    ctx = make_context((b"content-type", b"application/grpc+proto"))
+    timeout(2.0).on_request(ctx)
+    assert ctx.tell_time == b"grpc-timeout"
+    ctx = make_context()
+    timeout(2.0, tell=False).on_request(ctx)
+    assert ctx.tell_time == b""
