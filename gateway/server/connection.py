@@ -23,14 +23,14 @@ from collections.abc import Sequence
 from math import inf
 from typing import cast
 
-from gateway.http.framing import BadFraming, ChunkedReader
 from gateway.http.message import Request
-from gateway.http.parse import BadRequest, check_unfinished, parse_request
+from gateway.http.parse import BadRequest
 from gateway.http.serialize import write_response_head
 from gateway.pipeline.errors import BodyTimeout, GatewayError
 from gateway.pipeline.identify import REQUEST_ID
 from gateway.pipeline.ports import Cancellable, Peer, Receiver
 from gateway.server.body import Body
+from gateway.server.heads import Heads
 from gateway.server.host import Host
 from gateway.server.problem import new_request_id, problem
 from gateway.server.stream import Stream
@@ -51,13 +51,12 @@ class ServerConnection:
         "_deadline",
         "_eof",
         "_first",
+        "_heads",
         "_host",
         "_lingering",
         "_met",
         "_reading",
         "_running",
-        "_scanned",
-        "_skipped",
         "_timer",
         "_timer_at",
         "peer",
@@ -73,8 +72,7 @@ class ServerConnection:
         self._met = met
         self.stream: Stream | None = None
         self._buffer = b""  # read, not yet understood
-        self._scanned = 0  # bytes of it in which no head ends
-        self._skipped = False  # an empty line before the request line was forgiven
+        self._heads = Heads()
         self._reading = True
         self._running = False
         self._blocked = False  # the client doesn't read: the send buffer is full
@@ -241,48 +239,24 @@ class ServerConnection:
     def _read_head(self) -> Request | None:
         """Take the first request out of the buffer. None: its head is incomplete, or was refused."""
         host = self._host
+        heads = self._heads
         data = self._buffer
-        if data[0] == 13 and not self._skipped:  # RFC 9112 §2.2: one empty line before a request is forgiven
-            if len(data) == 1:
-                return None
-            if data[1] == 10:
-                self._buffer = data = data[2:]
-                self._skipped = True
-        end = data.find(b"\r\n\r\n", max(self._scanned - 3, 0))
+        scanned = heads.scanned
         try:
-            if end < 0:
-                check_unfinished(data, self._scanned, host.settings.head)
-                limit = host.loop.time() + host.settings.head_timeout
-                if not self._scanned and (self._deadline > limit or host.draining):
-                    self._arm(limit)
-                self._scanned = len(data)
-                return None
-            request = parse_request(data[: end + 4], host.settings.head)
+            request = heads.take(data, host.settings)
         except BadRequest as error:
             if self._first and host.settings.http2 and data.startswith(b"PRI * HTTP/2.0\r\n"):
                 self._become_http2()  # RFC 9113 §3.3: prior knowledge
             else:
-                self._refuse(error.status, error.code, str(error))
+                self._refuse(error.status, error.code, str(error), heads.refused)
+            return None
+        self._buffer = heads.rest
+        if request is None:
+            limit = host.loop.time() + host.settings.head_timeout
+            if not scanned and (self._deadline > limit or host.draining):
+                self._arm(limit)
             return None
         self._first = False
-        self._scanned = 0
-        self._skipped = False
-        rest = data[end + 4 :]
-        length = request.length
-        if length:
-            if length > host.settings.body_limit:
-                self._refuse(413, "body_too_large", "the request's body is too large", request)
-                return None
-            if len(rest) >= length:
-                request.body = rest[:length]
-                rest = rest[length:]
-        elif length is None and rest:
-            try:
-                rest = self._take_chunked(request, rest)
-            except BadFraming as framing_error:
-                self._refuse(400, "bad_body", f"the request's body is malformed: {framing_error}", request)
-                return None
-        self._buffer = rest
         self._deadline = inf
         return request
 
@@ -298,22 +272,6 @@ class ServerConnection:
         successor = Http2Connection(self._host, self.transport, self.peer)
         self.transport.set_protocol(successor)
         successor.take_over(data)
-
-    def _take_chunked(self, request: Request, data: bytes) -> bytes:
-        """Take a chunked body that is here to its end; returns what is left. Raises BadFraming.
-
-        Also where the rest is still to come: what is here already must be well-formed before anything of the
-        request goes upstream.
-        """
-        settings = self._host.settings
-        reader = ChunkedReader(max_chunks=settings.chunk_limit)
-        body = reader.feed(data)
-        if not reader.done or len(body) > settings.body_limit:
-            return data
-        request.body = body
-        request.length = len(body)
-        request.trailers = reader.trailers
-        return reader.rest
 
     def _read_body(self, stream: Stream, body: Body) -> None:
         data, self._buffer = self._buffer, b""
