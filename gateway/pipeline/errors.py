@@ -106,6 +106,13 @@ class UpstreamRefused(GatewayError):
     retry = Retry.ALWAYS
 
 
+class UpstreamTlsError(UpstreamConnectError):
+    """No trust in the instance: its certificate is wrong, or no TLS was agreed on. Nothing was sent."""
+
+    code = "upstream_tls"
+    status = 502
+
+
 class UpstreamClosedIdle(GatewayError):
     """A kept-alive connection closed before the first response byte: the stale-connection race."""
 

@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.config.certificates import authority_problems, pair_problems
 from gateway.config.kind import Kind, setting
+from gateway.config.pem_file import PemFile
 from gateway.config.units import Duration, Ratio, parse_duration
 
 
@@ -203,6 +205,44 @@ class PerTryTimeout:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """Encrypt the connections to the instances, and verify whom they lead to."""
+
+    ca: PemFile | None = setting(
+        None, "PEM file: authorities to believe; none: the system's", example="/etc/headgate/instances-ca.pem"
+    )
+    server_name: str = setting(
+        "", "name that must be in the certificate; empty: the instance's host", example="models.internal"
+    )
+    cert: PemFile | None = setting(None, "PEM file: our own certificate", example="/etc/headgate/us.pem")
+    key: PemFile | None = setting(None, "PEM file: its private key", example="/etc/headgate/us.key")
+    verify: bool = setting(True, "false: believe anybody; for tests")
+    enabled: bool = setting(True, "encrypt at all")
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("expected both cert and key, found one of them")
+        if not self.verify and (self.ca is not None or self.server_name):
+            raise ValueError("expected ca and server_name only where certificates are verified")
+
+    @classmethod
+    def from_text(cls, text: str) -> Tls:
+        """Read `true` or `off`."""
+        if text in ("true", "on"):
+            return cls()
+        if text in ("false", "off"):
+            return cls(enabled=False)
+        raise ValueError(f"expected true, off or a mapping like {{ca: instances-ca.pem}}, found {text!r}")
+
+    def check(self) -> Iterable[str]:
+        """Files that fit together."""
+        if self.cert is not None and self.key is not None:
+            yield from pair_problems(self.cert, self.key)
+        if self.ca is not None:
+            yield from authority_problems(self.ca)
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSettings:
     """Everything that governs a pool; the defaults are what a pool without verbs has."""
 
@@ -214,6 +254,7 @@ class PoolSettings:
     hedge: Hedge | None = None
     concurrency: Concurrency = Concurrency()
     per_try_timeout: PerTryTimeout = PerTryTimeout()
+    tls: Tls = Tls(enabled=False)
 
 
 POOL_KINDS: tuple[Kind[object], ...] = (
@@ -225,4 +266,5 @@ POOL_KINDS: tuple[Kind[object], ...] = (
     Kind("hedge", Hedge, "pool", "a second instance when the first is slow"),
     Kind("concurrency", Concurrency, "pool", "how many calls at once"),
     Kind("per_try_timeout", PerTryTimeout, "pool", "the longest one try may take"),
+    Kind("tls", Tls, "pool", "encrypt the connections to the instances"),
 )

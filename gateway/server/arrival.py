@@ -26,7 +26,7 @@ from gateway.server.client_certificate import read_client_certificate
 from gateway.server.problem import problem
 from gateway.server.settings import ServerSettings
 from gateway.server.tls import ServerTls, failure
-from gateway.server.tls_transport import Above, TlsTransport
+from gateway.transport.tls import Above, TlsTransport
 
 PER_TURN: Final = 8  # handshakes begun in one turn of the loop: 1 ms each with RSA keys
 FIRST_BYTES: Final = 16 * 1024  # of a client that waits for its handshake; a ClientHello is far smaller

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
+from typing import TypedDict
+
 import aiohttp
+
+from gateway.pipeline.ports import Destination
+from gateway.upstream.tls import ClientTls
 
 
 def make_session() -> aiohttp.ClientSession:
@@ -12,6 +18,24 @@ def make_session() -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=64, keepalive_timeout=15),
         headers={"Accept-Encoding": "identity", "User-Agent": "headgate"},
     )
+
+
+class Encrypted(TypedDict, total=False):
+    """What aiohttp needs to ask an instance over TLS."""
+
+    ssl: ssl.SSLContext
+    server_hostname: str
+
+
+def address_of(instance: Destination, client_tls: ClientTls) -> tuple[str, Encrypted]:
+    """Return `http://host:port` or `https://…` and what goes with it. Raises OSError: files are gone."""
+    tls, authority = instance.tls, instance.authority.decode()
+    if tls is None:
+        return f"http://{authority}", {}
+    encrypted: Encrypted = {"ssl": client_tls.context(tls)}
+    if tls.server_name:
+        encrypted["server_hostname"] = tls.server_name
+    return f"https://{authority}", encrypted
 
 
 async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:

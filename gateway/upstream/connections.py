@@ -9,15 +9,23 @@ Waiting is bounded in number and in time.
 from __future__ import annotations
 
 import asyncio
+import logging
+import ssl
 from collections import deque
 from dataclasses import dataclass
 from typing import cast
 
 from gateway.http.outbox import Outbox
 from gateway.http.parse import HeadLimits
-from gateway.pipeline.errors import GatewayError, Overloaded, UpstreamConnectError
+from gateway.pipeline.errors import GatewayError, Overloaded, UpstreamConnectError, UpstreamTlsError, UpstreamTimeout
+from gateway.pipeline.pool_verbs import Tls
 from gateway.pipeline.ports import Cancellable, Timers
 from gateway.upstream.connection import HttpCall, UpstreamConnection
+from gateway.upstream.tls import ClientTls, connect_tls
+
+TELL_EVERY = 60.0  # s between two lines about one instance
+
+log = logging.getLogger("headgate.upstream")
 
 _RESPONSE_LIMITS = HeadLimits(head=64 * 1024, fields=200, underscores=True)
 
@@ -43,11 +51,13 @@ class Connections:
     """All connections to one address."""
 
     __slots__ = (
+        "_client_tls",
         "_closed",
         "_idle",
         "_open",
         "_sweep",
         "_tasks",
+        "_tell_again",
         "_waiting",
         "host",
         "loop",
@@ -55,6 +65,7 @@ class Connections:
         "port",
         "settings",
         "timers",
+        "tls",
     )
 
     def __init__(
@@ -65,7 +76,12 @@ class Connections:
         timers: Timers,
         loop: asyncio.AbstractEventLoop,
         outbox: Outbox,
+        client_tls: ClientTls | None = None,
+        tls: Tls | None = None,
     ) -> None:
+        """tls: how connections are encrypted; None: they are not."""
+        self.tls = tls
+        self._client_tls = client_tls or ClientTls()
         self.host = host
         self.port = port
         self.settings = settings
@@ -78,6 +94,7 @@ class Connections:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweep: Cancellable | None = None
         self._closed = False
+        self._tell_again = 0.0  # when a refused certificate is worth a line of the log again
 
     @property
     def limits(self) -> HeadLimits:
@@ -149,7 +166,12 @@ class Connections:
 
     async def _connect(self) -> None:
         async with asyncio.timeout(self.settings.connect_timeout):
-            await self.loop.create_connection(self._make_connection, self.host, self.port)
+            if self.tls is None:
+                await self.loop.create_connection(self._make_connection, self.host, self.port)
+            else:
+                name = self.tls.server_name or self.host
+                context = self._client_tls.context(self.tls)
+                await connect_tls(self.loop, context, name, self.host, self.port, self._make_connection)
 
     def _make_connection(self) -> asyncio.Protocol:
         return cast(asyncio.Protocol, UpstreamConnection(self))  # by shape
@@ -161,11 +183,22 @@ class Connections:
         error = task.exception()
         if isinstance(error, TimeoutError):
             self._fail_one(UpstreamConnectError("connecting to the instance took too long"))
+        elif isinstance(error, ssl.SSLError):
+            self._distrust(error)
         elif isinstance(error, OSError):
             self._fail_one(UpstreamConnectError("the instance can't be reached"))
         elif error is not None:
             raise error
         self._open_more()
+
+    def _distrust(self, error: ssl.SSLError) -> None:
+        """Every call that waits fails: the next handshake would end alike, and costs as much."""
+        reason = getattr(error, "verify_message", "") or error.reason or "no TLS"
+        if self.loop.time() >= self._tell_again:
+            self._tell_again = self.loop.time() + TELL_EVERY
+            log.warning("no TLS with instance %s:%d: %s", self.host, self.port, reason)
+        while self._waiting:
+            self._fail_one(UpstreamTlsError("the instance's certificate or TLS is not accepted"))
 
     def _fail_one(self, error: GatewayError) -> None:
         if self._waiting:
@@ -183,9 +216,13 @@ class Connections:
 
     def released(self, connection: UpstreamConnection) -> None:
         """Give a free connection to the oldest waiting call, or keep it, or close it."""
-        if self._waiting:
-            connection.carry(self._waiting.popleft())
-            return
+        while self._waiting:
+            call = self._waiting.popleft()
+            if self.loop.time() < call.until:
+                connection.carry(call)
+                return
+            call.settle()  # nobody waits for it any more: it is not sent
+            call.sink.on_error(UpstreamTimeout("the time was used up before a connection became free"))
         if len(self._idle) >= self.settings.max_idle or self._closed:
             connection.drop()
             return

@@ -17,7 +17,8 @@ import aiohttp
 
 from gateway.dialects.catalogue import BY_NAME
 from gateway.pipeline.pool import Instance, Pool
-from gateway.upstream.asking import read_bounded
+from gateway.upstream.asking import address_of, read_bounded
+from gateway.upstream.tls import ClientTls
 
 LIMIT = 64 * 1024  # bytes of an answer
 
@@ -39,6 +40,7 @@ class HealthChecks:
         self, session: Callable[[], aiohttp.ClientSession], on_change: Callable[[], None] | None = None
     ) -> None:
         self._session = session
+        self._client_tls = ClientTls()
         self._on_change = on_change
         self._tasks: dict[str, tuple[Pool, str, asyncio.Task[None]]] = {}
 
@@ -81,9 +83,11 @@ class HealthChecks:
         path = question(pool, model)
         assert path is not None
         timeout = aiohttp.ClientTimeout(total=pool.settings.health.timeout)
-        url = f"http://{instance.authority.decode()}{path}"
         try:
-            async with self._session().get(url, timeout=timeout, allow_redirects=False) as response:
+            base, encrypted = address_of(instance, self._client_tls)
+            async with self._session().get(
+                f"{base}{path}", timeout=timeout, allow_redirects=False, **encrypted
+            ) as response:
                 body = await read_bounded(response, LIMIT)
         except (aiohttp.ClientError, OSError, TimeoutError):
             return False

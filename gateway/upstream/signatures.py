@@ -21,7 +21,8 @@ from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.metadata import Metadata, Signature
 from gateway.pipeline.pool import Instance, Pool
 from gateway.pipeline.promise import Eventual, Promise
-from gateway.upstream.asking import read_bounded
+from gateway.upstream.asking import address_of, read_bounded
+from gateway.upstream.tls import ClientTls
 
 REFRESH = 60.0  # s
 PAUSE = 1.0  # s
@@ -51,6 +52,7 @@ class ModelSignatures:
     def __init__(self, session: Callable[[], aiohttp.ClientSession], now: Callable[[], float]) -> None:
         """session: gives the shared HTTP client, made on first use."""
         self._session = session
+        self._client_tls = ClientTls()
         self._now = now
         self._known: dict[Key, Known] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -112,10 +114,15 @@ class ModelSignatures:
     async def _ask_one(self, instance: Instance, pool: Pool, model: str, version: str) -> Metadata | None:
         dialect = BY_NAME[pool.speaks]
         call = dialect.metadata_request(model, version or None)
-        url = f"http://{instance.authority.decode()}{call.path.decode('latin-1')}"
         try:
+            base, encrypted = address_of(instance, self._client_tls)
             async with self._session().request(
-                call.method.decode(), url, data=call.body or None, timeout=TIMEOUT, allow_redirects=False
+                call.method.decode(),
+                base + call.path.decode("latin-1"),
+                data=call.body or None,
+                timeout=TIMEOUT,
+                allow_redirects=False,
+                **encrypted,
             ) as response:
                 body = await read_bounded(response, LIMIT)
                 if response.status != 200:

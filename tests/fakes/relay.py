@@ -15,6 +15,7 @@ from gateway.http.forwarded import FORWARDED_FIELDS, Forwarding
 from gateway.http.hop_by_hop import HOP_BY_HOP, Passing, end_to_end
 from gateway.http.message import Request, Response
 from gateway.pipeline.errors import GatewayError
+from gateway.pipeline.pool_verbs import Tls
 from gateway.pipeline.ports import Begin, Call, Downstream, Peer, Upstream
 from gateway.server.listener import Listener
 from gateway.server.problem import problem
@@ -30,6 +31,7 @@ class Address:
     host: str
     port: int
     authority: bytes
+    tls: Tls | None = None
 
 
 class SystemClock:
