@@ -317,6 +317,16 @@ class Limits:
     request_timeout: Duration = setting(
         Duration(60.0), "whole exchange, where no timeout verb says otherwise", example="60s"
     )
+    stream_idle: Duration = setting(
+        Duration(300.0),
+        "silence of an instance whose answer has no announced end (event streams, chunks): once its head is "
+        "there, this takes the place of the timeout",
+        example="5m",
+        at_least=0.001,
+    )
+    tunnel_idle: Duration = setting(
+        Duration(300.0), "silence of both sides of a tunnel (WebSocket)", example="5m", at_least=0.001
+    )
     drain: Duration = setting(
         Duration(30.0), "how long requests under way may take to end after SIGTERM", example="30s"
     )

@@ -6,6 +6,7 @@
     authenticate, permit  who is it, and may they call this at all
     allow                 from where
     timeout, safe_to_retry, importance
+    upgrade               may it go on in another protocol
     throttle              what the head can tell: requests, bytes of body
     explicit              the version that the URL or the override header asks for
     validate              the body, when a verb needs it: names, types, shapes
@@ -41,6 +42,7 @@ from gateway.filters import (
     send,
     throttle,
     timeout,
+    upgrade,
     validate,
 )
 from gateway.filters.describe import Describe
@@ -60,6 +62,7 @@ PLACES: Mapping[str, int] = {
     "timeout": 40,
     "safe_to_retry": 42,
     "importance": 45,
+    "upgrade": 46,
     "throttle": 50,  # its rows: 70
     "explicit": 58,
     "validate": 60,
@@ -80,6 +83,7 @@ FILTER_KINDS: tuple[FilterKind[Any], ...] = (
     timeout.KIND,
     safe_to_retry.KIND,
     importance.KIND,
+    upgrade.KIND,
     throttle.KIND,
     validate.KIND,
     release.KIND,

@@ -76,6 +76,8 @@ def build(schema: Schema, digest: str, ports: Ports, previous: Built | None) -> 
         find_endpoint=Routes((), ()).find,
         forwarding=Forwarding([str(network) for network in schema.limits.trusted_proxies]),
         default_timeout=schema.limits.request_timeout,
+        stream_idle=schema.limits.stream_idle,
+        tunnel_idle=schema.limits.tunnel_idle,
         trace_share=schema.telemetry.sample if ports.traces else 0.0,
         answer_limit=schema.limits.answer_bytes,
     )
