@@ -8,8 +8,9 @@ by a target latency, by windows of at least 250 ms and 20 answers:
 
 with target = 60 % of what the client is promised. It needs a target because on a server that batches,
 latency rises with useful work: laws that read "slower than before" as overload (Vegas, gradients) park
-at .56–.82 of the capacity in simulation, this one at 1.00. Calls sent before the last change say nothing
-about it and are left out.
+at .59–.82 of the capacity in simulation (loadtests/sims/overload.py), this one at 1.00. Calls sent before
+the last change say nothing about it and are left out: without that it grows past the knee before the first
+slow answer comes back.
 
 Who goes first: `Gauge` turns the worst of several loads, each divided by what is tolerable, into a level
 from 0.0 (at ease) to 1.0. It rises at once and falls by at most `relief` per second, so it does not flap
@@ -41,8 +42,8 @@ class Importance(IntEnum):
 class AdaptiveLimit:
     """Calls that one pool may have under way, so that nine of ten stay under the target.
 
-    target: seconds. minimum, maximum: bounds of the limit. initial: where it starts (None: the maximum
-    or 64).
+    target: seconds. minimum, maximum: bounds of the limit. initial: where it starts. Low, because it doubles
+    within a second or two, and a start above the knee fills the backend's own queue before anything is known.
     """
 
     __slots__ = (
@@ -61,14 +62,14 @@ class AdaptiveLimit:
     LARGEST = 1000  # answers kept per window: p90 of the first thousand is as good
 
     def __init__(
-        self, target: float, *, minimum: float = 1.0, maximum: float = 1000.0, initial: float | None = None
+        self, target: float, *, minimum: float = 1.0, maximum: float = 1000.0, initial: float = 16.0
     ) -> None:
         if target <= 0:
             raise ValueError(f"the target latency must be positive, not {target}")
         self.target = target
         self.minimum = minimum
         self.maximum = max(minimum, maximum)
-        self.limit = min(self.maximum, max(minimum, 64.0 if initial is None else initial))
+        self.limit = min(self.maximum, max(minimum, initial))
         self._samples: list[float] = []
         self._most = 0
         self._began: float | None = None
@@ -100,7 +101,7 @@ class AdaptiveLimit:
         elif self._most >= limit - 1:
             limit += max(1.0, sqrt(limit) * min(1.0, 4.0 * (self.target / p90 - 1.0)))
         limit = min(self.maximum, max(self.minimum, limit))
-        if limit < self.limit:
+        if limit != self.limit:
             self._changed_at = now
         self.limit = limit
         self._samples = []
