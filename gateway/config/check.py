@@ -177,8 +177,7 @@ class _Checker:
 
     def shadowed(self) -> Iterator[Problem]:
         """An endpoint that another one leaves nothing to."""
-        endpoints = list(self.schema.endpoints.values())
-        for first, second in combinations(endpoints, 2):
+        for first, second in self.look_alikes():
             path = join("endpoints", second.name)
             where = first.origin
             if first.model is not None and first.model == second.model:
@@ -195,6 +194,17 @@ class _Checker:
                     f"expected requests that {first.name} ({where}) doesn't take already, found the same"
                 )
                 yield self.at(join(path, "match"), message)
+
+    def look_alikes(self) -> Iterator[tuple[EndpointConfig, EndpointConfig]]:
+        """Pairs of one model, or of one path: no others can be the same, and comparing all is quadratic."""
+        alike: dict[tuple[str, ...], list[EndpointConfig]] = {}
+        for endpoint in self.schema.endpoints.values():
+            if endpoint.model is not None:
+                alike.setdefault(("model", endpoint.model), []).append(endpoint)
+            elif endpoint.match is not None:
+                alike.setdefault(("match", *_shape(endpoint.match.path)), []).append(endpoint)
+        for group in alike.values():
+            yield from combinations(group, 2)
 
     # Who calls
 
@@ -218,6 +228,11 @@ class _Checker:
                 if owner != principal.name:
                     message = f"expected a key of its own, found one of {owner}'s"
                     yield self.at(join(path, "keys"), message, key.hash)
+            for name in principal.certificates:
+                owner = owners.setdefault(name, principal.name)
+                if owner != principal.name:
+                    message = f"expected a certificate of its own, found one of {owner}'s"
+                    yield self.at(join(path, "certificates"), message, name)
         tokens: dict[str, str] = {}
         for issuer in self.schema.issuers.values():
             earlier = tokens.setdefault(issuer.issuer, issuer.name)
