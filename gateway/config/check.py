@@ -458,6 +458,7 @@ def same_requests(first: Match, second: Match) -> bool:
         and methods
         and same_count
         and set(first.hosts) == set(second.hosts)
+        and bool(set(first.grpc) & set(second.grpc)) == bool(first.grpc or second.grpc)
         and dict(first.headers) == dict(second.headers)
     )
 

@@ -10,6 +10,7 @@ Origins and positions never take part in equality: state survives reloads by reu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -23,9 +24,11 @@ from gateway.config.units import Address, Duration, Instant, Network, Ratio, Siz
 
 Verbs: TypeAlias = Mapping[str, tuple[Placed[object], ...]]
 Importance = Literal["critical", "normal", "sheddable"]
-Speaks = Literal["kserve-v2", "tensorflow-serving", "http"]
+Speaks = Literal["kserve-v2", "tensorflow-serving", "http", "grpc"]
 Failure = Literal["local", "open", "closed"]
 
+_GRPC_PATTERN = re.compile(r"[A-Za-z0-9_.*]+(?:/[A-Za-z0-9_*]+)?")
+_CERTIFICATE_NAME = re.compile(r"(?:[A-Za-z0-9.]+=|DNS:|URI:|email:|IP:).+")
 _KIB = 1024
 _MIB = 1024 * 1024
 
@@ -362,6 +365,7 @@ class PoolConfig:
     instances: tuple[InstanceConfig, ...] = setting((), "addresses, host:port", example="[127.0.0.1:9103]")
     version: str | None = setting(None, "only the registry's instances of this version", example="v1")
     speaks: Speaks = setting("http", "the protocol its instances understand", example="kserve-v2")
+    http2: bool = setting(False, "HTTP/2 to its instances, by prior knowledge or ALPN; grpc always has it")
     model: str | None = setting(
         None, "the model's name upstream, where it isn't the endpoint's", example="digits"
     )
@@ -391,8 +395,20 @@ class Match:
     headers: Mapping[str, str] = setting(
         {}, "header fields and the value each must have", example="{x-env: eu}"
     )
+    grpc: tuple[str, ...] = setting(
+        (),
+        "gRPC calls, as service or service/method, * for any characters; instead of path and methods",
+        example="[inference.GRPCInferenceService, 'tensorflow.serving.*/Predict']",
+    )
 
     def __post_init__(self) -> None:
+        if self.grpc and (self.path != "/**" or self.methods):
+            raise ValueError("expected either grpc, or path and methods, found both")
+        for pattern in self.grpc:
+            if not _GRPC_PATTERN.fullmatch(pattern):
+                raise ValueError(
+                    f"expected service or service/method, like inference.*/ModelInfer, found {pattern!r}"
+                )
         if not self.path.startswith("/"):
             raise ValueError(
                 f"expected a path that starts with '/', like /orders/{{id}}, found {self.path!r}"
@@ -484,17 +500,31 @@ class May:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrincipalConfig:
-    """Somebody with API keys."""
+    """Somebody with API keys or certificates."""
 
     name: str = internal("")
     plan: str = setting("", "the class of terms it is on", example="free")
     tenant: str = setting("", "the organisation that pays", example="acme")
     keys: tuple[HashedKey, ...] = setting((), "its keys, hashed; several while one replaces another")
+    certificates: tuple[str, ...] = setting(
+        (),
+        "names in its client certificates: a whole subject (CN=billing,O=Acme), or CN=…, DNS:…, URI:…, "
+        "email:…, IP:…",
+        example="[CN=billing]",
+    )
     may: May = setting(May(), "what it may call", example="{models: [digits]}")
     expires: Instant | None = setting(None, "from then on it is refused", example="2027-01-01")
     importance: Importance | None = setting(None, "overrules its plan's", example="critical")
     verbs: Verbs = internal({})
     origin: Origin = internal(Origin(), compare=False)
+
+    def __post_init__(self) -> None:
+        for name in self.certificates:
+            if not _CERTIFICATE_NAME.fullmatch(name):
+                raise ValueError(
+                    "expected a name in a certificate like CN=billing, DNS:billing.internal, "
+                    f"URI:spiffe://acme/billing, email:… or IP:…, found {name!r}"
+                )
 
 
 @dataclass(frozen=True, slots=True)

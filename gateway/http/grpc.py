@@ -91,6 +91,15 @@ BLAMING: Final = frozenset(
     (Status.UNKNOWN, Status.DEADLINE_EXCEEDED, Status.INTERNAL, Status.UNAVAILABLE, Status.DATA_LOSS)
 )
 
+# … and what they would have been in HTTP, for rules that are written in its terms (`retry: {on: [503]}`).
+_AS_HTTP: Final = {
+    Status.UNKNOWN: 500,
+    Status.DEADLINE_EXCEEDED: 504,
+    Status.INTERNAL: 500,
+    Status.UNAVAILABLE: 503,
+    Status.DATA_LOSS: 500,
+}
+
 # What describes a body that a Trailers-Only answer does not have.
 _OF_BODIES: Final = frozenset(
     (b"content-type", b"content-encoding", b"content-length", b"content-range", b"etag", b"trailer")
@@ -113,17 +122,18 @@ def read_timeout(value: bytes) -> float | None:
 
 
 def write_timeout(seconds: float) -> bytes:
-    """Return a `grpc-timeout` of at least `seconds`, in the finest unit in which it has eight digits.
+    """Return a `grpc-timeout` of at most `seconds`, in the finest unit in which it has eight digits.
 
-    What is over already is one nanosecond: the protocol has no zero and no negative ones.
+    Rounded down, so that who is told gives up no later than who tells. What is over already is one
+    nanosecond: the protocol has no zero and no negative ones.
     """
-    if seconds <= 0.0:
+    if seconds < 1e-6:
         return b"1n"
     for unit, size in ((b"u", 1e-6), (b"m", 1e-3), (b"S", 1.0), (b"M", 60.0)):
-        number = ceil(seconds / size)
+        number = int(seconds / size)
         if number <= _MOST:
             return b"%d%b" % (number, unit)
-    return b"%dH" % min(_MOST, ceil(seconds / 3600.0))
+    return b"%dH" % min(_MOST, int(seconds / 3600.0))
 
 
 # Statuses
@@ -144,6 +154,12 @@ def status_of_refusal(status: int, code: str) -> Status:
 def status_of_foreign(status: int) -> Status:
     """Return what an HTTP answer that is not gRPC means to a gRPC client."""
     return _FOREIGN.get(status, Status.UNKNOWN)
+
+
+def as_http(response: Response) -> int:
+    """Return the HTTP status that an answer means: what a Trailers-Only one blames, else its own."""
+    value = response.header(b"grpc-status")
+    return response.status if value is None else _AS_HTTP.get(read_status(value), response.status)
 
 
 def write_message(text: str) -> bytes:

@@ -92,11 +92,13 @@ class Machine(H2Connection):
 
     MAX_CLOSED_STREAMS = _REMEMBERED
 
-    def __init__(self, client: bool, now: float, header_list: int = 32 * 1024) -> None:
-        """header_list: bytes of one message's fields as HPACK counts them (§10.5.1).
+    def __init__(
+        self, client: bool, now: float, header_list: int = 32 * 1024, window: int = CONNECTION_WINDOW
+    ) -> None:
+        """window: bytes that the peer may send ahead on all streams together.
 
-        The peer is told of `header_list`; up to twice as much is still decoded, so that it can be told 431
-        instead of losing the connection.
+        header_list: bytes of one message's fields as HPACK counts them (§10.5.1). The peer is told of it; up
+        to twice as much is still decoded, so that it can be told 431 instead of losing the connection.
         """
         super().__init__(
             H2Configuration(
@@ -112,6 +114,7 @@ class Machine(H2Connection):
         self.decoder.max_header_list_size = 2 * header_list
         self.patience = Patience(1000.0, 100.0, now)
         self._client = client
+        self._window = window
         self._now = now
         self._pending = b""
         self._preface = b"" if client else PREFACE
@@ -132,7 +135,7 @@ class Machine(H2Connection):
     def open(self) -> None:
         """Send our preface and settings, and open the connection's window."""
         self.initiate_connection()
-        self.increment_flow_control_window(CONNECTION_WINDOW - STREAM_WINDOW)
+        self.increment_flow_control_window(self._window - STREAM_WINDOW)
 
     @property
     def open_inbound_streams(self) -> int:

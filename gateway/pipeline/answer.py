@@ -1,8 +1,10 @@
 """From a refusal, a failure or a bug to the response: the only place where that happens.
 
-The body is in the client's dialect when its URL named one, else `application/problem+json` (RFC 9457); both
-carry the same stable code. `x-headgate-reason` and `x-headgate-policy` are there for programs that read no
-bodies. Nothing of an upstream's internals, no address and no stack goes out.
+The body is in the client's dialect when its URL named one, else `application/problem+json` (RFC 9457); a
+gRPC client gets the same as fields of a Trailers-Only answer (http/grpc.py), `status` then being what HTTP
+would have said, for the record. All carry the same stable code. `x-headgate-reason` and `x-headgate-policy`
+are there for programs that read no bodies. Nothing of an upstream's internals, no address and no stack goes
+out.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import orjson
 
 import gateway
 from gateway.dialects.protocol import Target
+from gateway.http.grpc import is_grpc, status_of_refusal, trailers_only
 from gateway.http.message import Headers, Request, Response
 from gateway.http.status import reason
 from gateway.pipeline.context import Context
@@ -103,7 +106,12 @@ def _answer(
     else:
         seconds = 0
     request_id = ctx.request_id.decode("latin-1")
-    if ctx.dialect is not None:
+    if is_grpc(ctx.request.headers):
+        meaning = status_of_refusal(status, code)
+        ctx.grpc_status = int(meaning)
+        pushback = retry_after if status in (429, 503) and seconds else None
+        headers, body = trailers_only(meaning, message, pushback), b""
+    elif ctx.dialect is not None:
         extra = {**details, "request_id": request_id} if request_id else details
         if policy:
             extra = {**extra, "policy": policy}

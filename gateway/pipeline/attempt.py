@@ -10,6 +10,7 @@ needs is not to blame for not answering in it.
 
 from __future__ import annotations
 
+from gateway.http.grpc import status_of
 from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import GatewayError, Outcome, Source, UpstreamConnectError, UpstreamTimeout
@@ -59,6 +60,7 @@ class Attempt:
     """
 
     __slots__ = (
+        "_answer",
         "_call",
         "_ctx",
         "_gateway",
@@ -80,6 +82,7 @@ class Attempt:
         self._ctx = ctx
         self._gateway = gateway
         self._permit = None if instance.breaker is None else instance.admit(ctx.now)
+        self._answer: Response | None = None  # of gRPC, whose outcome comes last
         self._call: Call | None = None
         self._sent = ctx.now
         self.latency = 0.0
@@ -149,6 +152,8 @@ class Attempt:
         self.latency = latency = now - self._sent
         ctx.upstream_seconds += latency
         self.outcome = self._pool.judge(response, ctx)
+        if self._pool.is_grpc:
+            self._answer = response
         try:
             self._owner.on_response(self, response)
         except Exception as bug:
@@ -192,7 +197,10 @@ class Attempt:
 
         response: whole, when it was read whole: its body may change the verdict.
         """
-        if response is not None and self.outcome is FAILURE:
+        if self._answer is not None:
+            self.outcome = self._pool.judge(self._answer, self._ctx)
+            self._ctx.grpc_status = int(status_of(self._answer, self._answer.trailers))
+        elif response is not None and self.outcome is FAILURE:
             self.outcome = self._pool.judge(response, self._ctx)
         if not self._over:
             self._over = True
@@ -221,7 +229,8 @@ class Attempt:
     def _verdict(self, error: GatewayError, now: float) -> Outcome:
         if error.source is not Source.UPSTREAM:
             return Outcome.IGNORED
-        if isinstance(error, UpstreamTimeout) and not self._had_time(now):
+        late = isinstance(error, UpstreamTimeout) or now >= self._ctx.deadline
+        if late and not self._had_time(now):
             return Outcome.IGNORED
         return Outcome.UNREACHABLE if isinstance(error, UpstreamConnectError) else Outcome.FAILURE
 

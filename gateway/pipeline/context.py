@@ -101,6 +101,7 @@ class Context:
         "finished",
         "first_byte",
         "forwarded",
+        "grpc_status",
         "hurried",
         "importance",
         "instance",
@@ -182,6 +183,7 @@ class Context:
         self.rehearsed: tuple[tuple[str, str], ...] = ()
         self.error: GatewayError | None = None  # exchange
         self.status: int = 0  # exchange: 499 = the client left first
+        self.grpc_status: int = -1  # attempt, answer: how a gRPC call ended, -1 = it is none, or didn't
         self.first_byte: float = 0.0  # exchange
         self.finished: float = 0.0  # exchange
         self.body_received: int = 0  # exchange: where the head did not say how much

@@ -21,6 +21,7 @@ from gateway.governance.hedging import Hedging
 from gateway.governance.overload import AdaptiveLimit
 from gateway.governance.picker import ConsistentHash, LeastCost, Picker, RoundRobin
 from gateway.governance.retry_budget import RetryBudget
+from gateway.http.grpc import BLAMING, Status, status_of
 from gateway.http.message import Response
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import (
@@ -63,6 +64,7 @@ class Instance:
         "failures",
         "healthy",
         "host",
+        "http2",
         "id",
         "in_flight",
         "key",
@@ -71,6 +73,7 @@ class Instance:
         "port",
         "since",
         "successes",
+        "tls",
         "weight",
     )
 
@@ -81,7 +84,9 @@ class Instance:
         self.port = facts.port
         host = f"[{facts.host}]" if ":" in facts.host else facts.host
         self.authority = f"{host}:{facts.port}".encode()
+        self.http2 = False
         self.key = int.from_bytes(blake2b(self.authority, digest_size=8).digest(), "big")
+        self.tls = settings.tls if settings.tls.enabled else None
         self.weight = facts.weight
         self.draining = facts.draining
         self.healthy = True  # the active check's verdict; innocent until it has asked
@@ -144,6 +149,16 @@ def _hedging(verb: Hedge) -> Hedging | None:
     return Hedging(verb.quantile, verb.fixed, at_least=verb.at_least, warm_up=verb.warm_up, below=verb.below)
 
 
+def _judge_call(response: Response) -> Outcome:
+    """Say what a gRPC answer tells of the instance, by its trailers once they are there."""
+    if response.status == 200 and response.trailers is None and response.header(b"grpc-status") is None:
+        return SUCCESS if response.body is None else Outcome.FAILURE  # its messages are still to come
+    status = status_of(response, response.trailers)
+    if status is Status.CANCELLED:
+        return IGNORED
+    return Outcome.FAILURE if status in BLAMING else SUCCESS
+
+
 @dataclass(frozen=True, slots=True)
 class Members:
     """The instances and their picker: swapped together, so never out of step."""
@@ -163,7 +178,9 @@ class Pool:
         "_limit",
         "chance",
         "hedging",
+        "http2",
         "in_flight",
+        "is_grpc",
         "members",
         "model",
         "name",
@@ -183,10 +200,13 @@ class Pool:
         speaks: str = "http",
         model: str = "",
         version: str = "",
+        http2: bool = False,
     ) -> None:
         self.name = name
         self.settings = settings
         self.speaks = speaks
+        self.is_grpc = speaks == "grpc"
+        self.http2 = http2 or self.is_grpc
         self.model = model
         self.version = version
         self.per_try_timeout: float = settings.per_try_timeout.after
@@ -219,6 +239,7 @@ class Pool:
             instance = known.get(fact.id)
             if instance is None or (instance.host, instance.port) != (fact.host, fact.port):
                 instance = Instance(fact, self.settings, self._ids, now)
+            instance.http2 = self.http2
             instance.facts = fact
             instance.weight = fact.weight
             instance.draining = fact.draining
@@ -292,6 +313,8 @@ class Pool:
 
     def judge(self, response: Response, ctx: Context) -> Outcome:
         """Say what an answer tells of the instance: bad input is never its failure (docs/serving.md)."""
+        if self.is_grpc:
+            return _judge_call(response)
         if response.status < 500:
             return SUCCESS
         if self.speaks != "http" and response.body is not None:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.errors import GatewayError
+from gateway.pipeline.pool_verbs import Tls
 from gateway.pipeline.promise import Eventual
 
 
@@ -251,6 +252,16 @@ class Destination(Protocol):
     @property
     def authority(self) -> bytes:
         """`host:port` as the Host field carries it."""
+        ...
+
+    @property
+    def http2(self) -> bool:
+        """Whether it is spoken to in HTTP/2."""
+        ...
+
+    @property
+    def tls(self) -> Tls | None:
+        """How connections to it are encrypted; None: they are not."""
         ...
 
 

@@ -30,6 +30,7 @@ from email.utils import parsedate_to_datetime
 from math import inf
 from typing import Final
 
+from gateway.http.grpc import as_http
 from gateway.http.message import Response
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import (
@@ -101,7 +102,8 @@ def after_answer(
     wall: s since the epoch, for a Retry-After that is a date.
     """
     settings = pool.settings.retry
-    if made > settings.attempts or str(response.status) not in settings.on or not repeatable(ctx):
+    status = as_http(response) if pool.is_grpc else response.status
+    if made > settings.attempts or str(status) not in settings.on or not repeatable(ctx):
         return NO
     if pool.judge(response, ctx) is not Outcome.FAILURE or not others(pool, tried, ctx.now):
         return NO
@@ -110,7 +112,7 @@ def after_answer(
     if asked is not None:
         if _seconds(asked, wall) > ctx.deadline - ctx.now:
             return NO
-        if response.status == 503:
+        if status == 503:
             pause = _back_off(pool, made)
     if ctx.now + pause >= ctx.deadline or not pool.retry_budget.spend(ctx.now):
         return NO

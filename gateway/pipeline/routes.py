@@ -2,14 +2,16 @@
 
 A model endpoint takes every URL that some dialect knows for its model. Others are kept in a tree of path
 segments: at each segment a literal goes before a `{parameter}`, that before a closing `/**`; at one place
-the endpoint with more conditions (methods, hosts, headers) goes first. What was found for a method and path
-is kept, so that a warm request costs one dict look-up, however many endpoints there are.
+the endpoint with more conditions (methods, hosts, headers) goes first. gRPC's services and methods are
+paths of two segments in the same tree, all of them POST. What was found for a method and path is kept, so
+that a warm request costs one dict look-up, however many endpoints there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from gateway.config.schema import Match
 from gateway.dialects.catalogue import recognise
@@ -28,21 +30,24 @@ class Route:
     methods: frozenset[bytes]
     hosts: tuple[bytes, ...]
     headers: tuple[tuple[bytes, bytes], ...]
+    call: str = ""  # a pattern of gRPC's service and method, "" for any path
 
     @classmethod
-    def of(cls, endpoint: Endpoint, match: Match) -> Route:
-        """Make a route from the checked config."""
+    def of(cls, endpoint: Endpoint, match: Match, call: str = "") -> Route:
+        """Make a route from the checked config; call: one of `match.grpc`."""
         return cls(
             endpoint,
-            frozenset(method.encode() for method in match.methods),
+            frozenset((b"POST",) if call else (method.encode() for method in match.methods)),
             tuple(host.lower().encode() for host in match.hosts),
             tuple(sorted((name.lower().encode(), value.encode()) for name, value in match.headers.items())),
+            call,
         )
 
     @property
     def conditions(self) -> int:
         """How much it asks beside the path: more goes first."""
-        return len(self.headers) * 4 + (2 if self.hosts else 0) + (1 if self.methods else 0)
+        spelt_out = len(self.call.replace("*", ""))
+        return spelt_out * 64 + len(self.headers) * 4 + (2 if self.hosts else 0) + (1 if self.methods else 0)
 
     @property
     def by_path_alone(self) -> bool:
@@ -51,6 +56,8 @@ class Route:
 
     def takes(self, request: Request) -> bool:
         """Tell whether the request meets the conditions, its method aside."""
+        if "*" in self.call and not _call_fits(self.call, request.path):
+            return False
         if self.hosts and not any(_host_fits(pattern, request.host) for pattern in self.hosts):
             return False
         return all(request.header(name) == value for name, value in self.headers)
@@ -63,6 +70,17 @@ def _host_fits(pattern: bytes, host: bytes) -> bool:
     if pattern.startswith(b"*."):
         return host.endswith(pattern[1:]) and len(host) > len(pattern) - 1
     return host == pattern
+
+
+def _path_of(call: str) -> str:
+    """Return the template of a call's path: a segment with a star in it is a parameter."""
+    service, _, method = call.partition("/")
+    return "".join("/{any}" if "*" in part else f"/{part}" for part in (service, method or "*"))
+
+
+def _call_fits(call: str, path: bytes) -> bool:
+    service, _, method = call.partition("/")
+    return fnmatchcase(path.decode("latin-1"), f"/{service}/{method or '*'}")
 
 
 class _Node:
@@ -87,7 +105,10 @@ class Routes:
         self._root = _Node()
         self._kept: dict[tuple[bytes, bytes], Found] = {}
         for endpoint, match in matched:
-            self._add(match.path, Route.of(endpoint, match))
+            for call in match.grpc:
+                self._add(_path_of(call), Route.of(endpoint, match, call))
+            if not match.grpc:
+                self._add(match.path, Route.of(endpoint, match))
 
     def _add(self, path: str, route: Route) -> None:
         node = self._root

@@ -21,7 +21,13 @@ from gateway.governance.hedging import Hedging
 from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.attempt import Attempt, Owner
 from gateway.pipeline.context import Context, Tried
-from gateway.pipeline.errors import GatewayError, Outcome, UpstreamTimeout
+from gateway.pipeline.errors import (
+    GatewayError,
+    Outcome,
+    Overloaded,
+    UpstreamConnectError,
+    UpstreamTimeout,
+)
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.pool import Instance, Pool
 from gateway.pipeline.ports import Cancellable
@@ -233,7 +239,7 @@ class Tries(Owner):
         hedging = self._pool.hedging
         if hedging is not None and not self._decides(attempt, response, hedging):
             return
-        if response.status >= 502 and self._again_instead(attempt, response):
+        if (response.status >= 502 or self._pool.is_grpc) and self._again_instead(attempt, response):
             return
         self._exchange.on_upstream_response(response)
 
@@ -243,12 +249,16 @@ class Tries(Owner):
 
     def on_error(self, attempt: Attempt, error: GatewayError) -> None:
         """An attempt failed. Where another one is under way, that one decides."""
+        ctx = self._ctx
+        ctx.now = now = self._gateway.clock.now()
+        if now >= ctx.deadline and isinstance(error, UpstreamConnectError | Overloaded):
+            error = UpstreamTimeout("the request's time was used up before there was a connection")
         self._note(attempt, cause_of(error))
         other = self._beside(attempt)
         self._attempt, self._other = other, None
         if other is None:
             self._forget_timer()
-            self._ctx.instance = attempt.instance
+            ctx.instance = attempt.instance
             self._exchange.on_upstream_error(error)
 
     def on_writable(self, attempt: Attempt, ready: bool) -> None:

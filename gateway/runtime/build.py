@@ -117,6 +117,7 @@ def _pool(config: PoolConfig, verbs: Mapping[str, Placed[Any]], ports: Ports, pr
         settings,
         ports.ids,
         speaks=config.speaks,
+        http2=config.http2,
         model=config.model or "",
         version=config.version or "",
     )
@@ -124,11 +125,12 @@ def _pool(config: PoolConfig, verbs: Mapping[str, Placed[Any]], ports: Ports, pr
 
 def _same_source(before: PoolConfig, after: PoolConfig) -> bool:
     """Whether two configs find the same instances and talk to them alike (written instances may differ)."""
-    return (before.find, before.version, before.speaks, before.model) == (
+    return (before.find, before.version, before.speaks, before.model, before.http2) == (
         after.find,
         after.version,
         after.speaks,
         after.model,
+        after.http2,
     )
 
 
@@ -143,6 +145,8 @@ def _directory(schema: Schema, previous: Built | None) -> Directory:
         return previous.directory
     importance = {name: plan.importance or "" for name, plan in schema.plans.items()}
     credentials: dict[bytes, Credential] = {}
+    holders: dict[str, Credential] = {}
+    named: dict[str, Credential] = {}
     principals = []
     for config in schema.principals.values():
         principal = _principal(config, importance)
@@ -150,7 +154,9 @@ def _directory(schema: Schema, previous: Built | None) -> Directory:
         for key in config.keys:
             ends = [instant for instant in (key.expires, config.expires) if instant is not None]
             credentials[key.digest] = Credential(principal, min(ends, default=None), key.revoked)
-    return Directory(credentials, principals)
+        named[config.name] = Credential(principal, config.expires)
+        holders.update(dict.fromkeys(config.certificates, named[config.name]))
+    return Directory(credentials, principals, holders, named)
 
 
 def _principal(config: PrincipalConfig, importance: Mapping[str, str]) -> Principal:

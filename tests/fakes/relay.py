@@ -32,6 +32,7 @@ class Address:
     port: int
     authority: bytes
     tls: Tls | None = None
+    http2: bool = False
 
 
 class SystemClock:

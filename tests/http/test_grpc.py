@@ -8,6 +8,7 @@ from gateway.http.grpc import (
     BLAMING,
     Status,
     as_grpc,
+    as_http,
     is_grpc,
     read_message,
     read_status,
@@ -47,10 +48,10 @@ def test_what_is_no_timeout_is_none(value):
 
 
 @given(st.floats(min_value=1e-6, max_value=3e8))
-def test_a_written_timeout_reads_back_no_shorter_and_hardly_longer(seconds):
+def test_a_written_timeout_reads_back_no_longer_and_hardly_shorter(seconds):
     back = read_timeout(write_timeout(seconds))
     assert back is not None
-    assert seconds * (1 - 1e-9) <= back <= max(seconds * 1.0001, seconds + 2e-6)
+    assert min(seconds * 0.9999, seconds - 2e-6) <= back <= seconds * (1 + 1e-9)
 
 
 def test_time_that_is_over_is_the_shortest_there_is():
@@ -173,6 +174,17 @@ def test_the_trailers_say_the_outcome_before_the_head_does():
 )
 def test_only_some_statuses_speak_against_the_instance(status, blames):
     assert (status in BLAMING) is blames
+
+
+@pytest.mark.parametrize(
+    ("status", "http"), [(b"0", 200), (b"3", 200), (b"4", 504), (b"13", 500), (b"14", 503)]
+)
+def test_a_trailers_only_answer_has_an_http_status_that_rules_can_speak_of(status, http):
+    assert as_http(Response(200, [(b"grpc-status", status)], b"")) == http
+
+
+def test_an_answer_that_has_no_status_yet_keeps_its_own():
+    assert as_http(Response(200, [], None)) == 200
 
 
 def test_service_and_method_are_read_from_the_path():
