@@ -173,7 +173,7 @@ class _Checker:
         if self.declared.is_broken(join("endpoints", endpoint.name)) or self.declared.is_broken("policies"):
             return True
         named = (reference for reference, _ in references_at(self.schema, endpoint.name, self.of_people))
-        return any(name.kind in ("pool", "target") and not name.fallback for name in named)
+        return any(name.kind in ("pool", "target") and not (name.fallback or name.aside) for name in named)
 
     def shadowed(self) -> Iterator[Problem]:
         """An endpoint that another one leaves nothing to."""

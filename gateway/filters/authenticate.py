@@ -1,10 +1,14 @@
-"""Who is calling: API keys by their hash, bearer tokens by their issuer's signature.
+"""Who is calling: API keys by their hash, bearer tokens by their issuer's signature, certificates by name.
 
 `authenticate: [api_key, jwt]` takes either, `authenticate: none` takes everybody and names nobody. A key
 stands in `X-API-Key` (another field by `header`, a query parameter by `query`) or as `Authorization: Bearer`;
 a token only as the latter. Where both are taken, a bearer credential with two dots is a token. Exactly one
 credential may come with a request: two, or a field sent twice, could be read differently by whoever stands
 behind, and are refused.
+
+`certificate` takes the client certificate that the listener verified (`listen.http.tls.client_ca`). It is
+the connection's, so a key or token, which is the request's own, comes before it. Its holder is the principal
+that lists one of its names, or, where `certificate:` says so, the one that is named like it.
 
 401 means that the credential proves nothing; `code` says why, `WWW-Authenticate` what would do (RFC 6750 §3).
 A token whose issuer can't be reached is not wrong but unproven: 503, unless a key fetched earlier still
@@ -33,13 +37,21 @@ from gateway.pipeline.context import Context
 from gateway.pipeline.directory import Directory
 from gateway.pipeline.errors import Refusal
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
-from gateway.pipeline.ports import Clock, KeySource, Principal, StoreUnavailable
+from gateway.pipeline.ports import ClientCertificate, Clock, KeySource, Principal, StoreUnavailable
 from gateway.pipeline.promise import Eventual, Promise
 
-Method = Literal["api_key", "jwt", "none"]
+Method = Literal["api_key", "jwt", "certificate", "none"]
+CertificateName = Literal["listed", "subject", "common_name", "dns", "uri", "email"]
 
 TOKENS_KEPT: Final = 4096
 ISSUER_RETRY: Final = 1.0  # s, what a client hears while an issuer is away
+_PREFIXES: Final[Mapping[str, str]] = {  # of ClientCertificate.names
+    "subject": "",
+    "common_name": "CN=",
+    "dns": "DNS:",
+    "uri": "URI:",
+    "email": "email:",
+}
 _TOKEN_CHARACTERS: Final = frozenset(
     b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
 )  # RFC 9110 §5.6.2
@@ -61,6 +73,12 @@ class Authenticate:
         None, "query parameter that may hold an API key instead; logs tend to keep URLs", example="api_key"
     )
     bearer: bool = setting(True, "take API keys as `Authorization: Bearer` too")
+    certificate: CertificateName = setting(
+        "listed",
+        "part of a verified certificate that is its principal's name, where no principal lists it under "
+        "`certificates`; listed: none is",
+        example="common_name",
+    )
     issuers: tuple[str, ...] = setting(
         (), "issuers whose tokens are taken; none written: all", example="[corp]"
     )
@@ -68,7 +86,7 @@ class Authenticate:
 
     def __post_init__(self) -> None:
         if not self.methods or ("none" in self.methods and len(self.methods) > 1):
-            raise ValueError("expected api_key, jwt or both, or none alone")
+            raise ValueError("expected some of api_key, jwt and certificate, or none alone")
         if not self.header or not set(self.header.lower().encode()) <= _TOKEN_CHARACTERS:
             raise ValueError(f"expected the name of a header field like x-api-key, found {self.header!r}")
         if self.header.lower() in ("authorization", "cookie"):
@@ -107,6 +125,8 @@ class AuthenticateFilter(Filter):
         self._query = config.query.encode() if self._keys and config.query else b""
         self._bearer = self._tokens or config.bearer
         self._key_as_bearer = self._keys and config.bearer
+        self._certificates = "certificate" in config.methods
+        self._named_by = _PREFIXES.get(config.certificate)
         self._longest = int(config.token_bytes)
         self._policy = policy
         self._directory = directory
@@ -145,6 +165,8 @@ class AuthenticateFilter(Filter):
             return self._api_key(ctx, key, self._header)
         if bearer is not None:
             return self._bearer_credential(ctx, bearer.strip(b" "))
+        if self._certificates and ctx.peer.certificate is not None:
+            return self._certificate(ctx, ctx.peer.certificate)
         return self._refuse("missing_credentials", f"this endpoint asks for {self._wanted()}")
 
     def _bearer_credential(self, ctx: Context, value: bytes) -> Eventual[Response | Refusal | None]:
@@ -169,6 +191,37 @@ class AuthenticateFilter(Filter):
             return self._refuse("expired_key", "the API key has expired", error)
         self._admit(ctx, known.principal, field)
         return None
+
+    # Certificates
+
+    def _certificate(self, ctx: Context, certificate: ClientCertificate) -> Refusal | None:
+        """Find whose verified certificate it is; one that two principals could claim is nobody's."""
+        directory = self._directory
+        holders = {
+            known.principal.name: known
+            for known in map(directory.holder, certificate.names)
+            if known is not None
+        }
+        if not holders and self._named_by is not None:
+            for name in self._names_in(certificate, self._named_by):
+                if (known := directory.by_name(name)) is not None:
+                    holders[name] = known
+        if len(holders) != 1:
+            code, found = ("ambiguous", "several principals'") if holders else ("unknown", "no principal's")
+            return self._refuse(f"{code}_certificate", f"the client certificate is {found}")
+        known = next(iter(holders.values()))
+        if known.expires is not None and self._clock.wall() >= known.expires:
+            return self._refuse("expired_principal", "the certificate's principal has expired")
+        self._admit(ctx, known.principal, b"")
+        return None
+
+    @staticmethod
+    def _names_in(certificate: ClientCertificate, prefix: str) -> list[str]:
+        if not prefix:
+            return [certificate.subject]
+        whole = certificate.subject  # `CN=a,O=b` begins like a common name, too
+        names = (name for name in certificate.names if name != whole or "," not in name)
+        return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
     # Tokens
 
@@ -289,12 +342,16 @@ class AuthenticateFilter(Filter):
             )
         if self._keys:
             challenges.append((b"www-authenticate", b'ApiKey realm="headgate", header="%b"' % self._header))
+        if self._certificates:
+            challenges.append((b"www-authenticate", b'Certificate realm="headgate"'))
         return challenges
 
     def _wanted(self) -> str:
         ways = [f"an API key in {self._header.decode()}"] if self._keys else []
         if self._tokens:
             ways.append("a token as Authorization: Bearer")
+        if self._certificates:
+            ways.append("a client certificate")
         return " or ".join(ways)
 
     def __repr__(self) -> str:
@@ -334,7 +391,7 @@ def _build(rules: Sequence[Rule[Authenticate]], parts: Parts) -> Iterable[Filter
 KIND = FilterKind(
     "authenticate",
     Authenticate,
-    summary="who is calling: API keys, or tokens of known issuers",
+    summary="who is calling: API keys, tokens of known issuers, or client certificates",
     by_principal=False,
     build=_build,
 )

@@ -1,4 +1,4 @@
-"""Who is known: API keys by their hash, principals by name.
+"""Who is known: API keys by their hash, certificates and principals by name.
 
 Keys are stored as SHA-256 digests, never in clear. A key is 128 bits or more of chance (`headgate keys
 new`), so a fast hash is right: there is nothing to guess by dictionary. Looking a digest up in a dict leaks
@@ -16,7 +16,7 @@ from gateway.pipeline.ports import Principal
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """One key of one principal.
+    """One key, or the certificates, of one principal.
 
     expires: s since the epoch, None = never; revoked keys stay, to be told apart.
     """
@@ -29,11 +29,22 @@ class Credential:
 class Directory:
     """The principals of one configuration. Immutable; shared by all endpoints of a snapshot."""
 
-    __slots__ = ("_credentials", "_principals")
+    __slots__ = ("_credentials", "_holders", "_named", "_principals")
 
-    def __init__(self, credentials: Mapping[bytes, Credential], principals: Iterable[Principal]) -> None:
-        """credentials: SHA-256 digest (32 bytes) -> credential."""
+    def __init__(
+        self,
+        credentials: Mapping[bytes, Credential],
+        principals: Iterable[Principal],
+        holders: Mapping[str, Credential] | None = None,
+        named: Mapping[str, Credential] | None = None,
+    ) -> None:
+        """credentials: SHA-256 digest (32 bytes) -> credential.
+
+        holders: a certificate's name (ports.ClientCertificate.names) -> who lists it. named: by principal.
+        """
         self._credentials = dict(credentials)
+        self._holders = dict(holders or {})
+        self._named = dict(named or {})
         self._principals = {principal.name: principal for principal in principals}
 
     def credential(self, key: bytes) -> Credential | None:
@@ -42,6 +53,14 @@ class Directory:
         Expiry and revocation are the caller's to judge.
         """
         return self._credentials.get(sha256(key).digest())
+
+    def holder(self, name: str) -> Credential | None:
+        """Return who lists a certificate's name."""
+        return self._holders.get(name)
+
+    def by_name(self, name: str) -> Credential | None:
+        """Return a principal by name, with its expiry."""
+        return self._named.get(name)
 
     def principal(self, name: str) -> Principal | None:
         """Return a principal by name."""

@@ -21,6 +21,7 @@ from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.chain import Chain, Chosen, Rehearsed
 from gateway.pipeline.directory import Credential, Directory
 from gateway.pipeline.filter import EVERYBODY, Filter, FilterKind, Parts, Rule
+from gateway.pipeline.mirroring import Mirrors
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.pool_verbs import PoolSettings
 from gateway.pipeline.ports import BlobStore, Clock, CounterStore, Ids, KeySource, Principal
@@ -45,6 +46,7 @@ class Ports:
     pressure: Pressure
     gateways: Callable[[], int]
     traces: bool = False  # whether spans leave: decided at the start
+    mirrors: Mirrors | None = None
 
 
 @dataclass
@@ -203,6 +205,7 @@ def _endpoint(
         pressure=ports.pressure,
         gateways=ports.gateways,
         on_store_failure=schema.stores.on_store_failure,
+        mirrors=ports.mirrors,
     )
     filters: list[Filter] = []
     candidates = resolve.candidates(schema, KINDS, config.name)
