@@ -132,10 +132,13 @@ class Stage:
         headers: Headers | None = None,
         body: bytes | None = b"",
         length: int | None = 0,
+        upgrade: bytes = b"",
     ) -> Exchange:
         if body is not None:
             length = len(body)
-        request = Request(method, path, headers or [], host=b"test", length=length, body=body)
+        request = Request(
+            method, path, headers or [], host=b"test", length=length, body=body, upgrade=upgrade
+        )
         self.exchange = begin(self.gateway, request, Peer("192.0.2.1", 4000), self)
         self.exchange.start()
         return self.exchange
