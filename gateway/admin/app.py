@@ -2,6 +2,7 @@
 
     GET    /healthz /readyz /metrics            open
     GET    /config /policies /endpoints /pools /instances   what runs (ETag: the policies' digest)
+    GET    /workers                             the processes that serve
     POST   /reload                              read the policy folder again; If-Match as a guard
     POST   /explain                             decide one request without sending it or spending anything
     DELETE /cache?endpoint=…                    purge cached answers
@@ -51,8 +52,20 @@ class Operations(Protocol):
         """Seconds, monotonic."""
         ...
 
-    def scrape(self) -> Callable[[], bytes]:
+    async def scrape(self) -> Callable[[], bytes]:
         """Read what only the event loop may; returns what writes all as Prometheus text, in any thread."""
+        ...
+
+    async def instances(self) -> list[views.View]:
+        """Every instance of every pool, as views.instance shows one."""
+        ...
+
+    def workers(self) -> list[views.View]:
+        """The processes that serve."""
+        ...
+
+    def lacking(self) -> list[str]:
+        """Why the gateway can't take traffic, besides its pools: nothing while enough workers serve."""
         ...
 
     def registry_status(self) -> RegistryStatus | None:
@@ -67,7 +80,7 @@ class Operations(Protocol):
         """Read the policies now; `ok` says whether they run."""
         ...
 
-    def purge(self, endpoint: str | None) -> int:
+    async def purge(self, endpoint: str | None) -> int:
         """Forget cached answers; returns how many."""
         ...
 
@@ -108,6 +121,7 @@ def make_app(
             web.get("/endpoints", handlers.endpoints),
             web.get("/pools", handlers.pools),
             web.get("/instances", handlers.instances),
+            web.get("/workers", handlers.workers),
             web.post("/reload", handlers.reload),
             web.post("/explain", handlers.explain),
             web.delete("/cache", handlers.purge),
@@ -134,12 +148,13 @@ class _Handlers:
         self._was_ready = self._was_ready or not reasons
         if self._runtime.draining:
             return _json({"ready": False, "reasons": ["the gateway is stopping", *reasons]}, status=503)
-        if not self._was_ready:
-            return _json({"ready": False, "reasons": reasons}, status=503)
+        lacking = self._runtime.lacking()
+        if lacking or not self._was_ready:
+            return _json({"ready": False, "reasons": [*lacking, *reasons]}, status=503)
         return _json({"ready": True, "troubles": reasons} if reasons else {"ready": True})
 
     async def metrics(self, request: web.Request) -> web.Response:
-        text = await asyncio.to_thread(self._runtime.scrape())
+        text = await asyncio.to_thread(await self._runtime.scrape())
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def config(self, request: web.Request) -> web.Response:
@@ -165,7 +180,10 @@ class _Handlers:
         return _json([views.pool(one, now) for one in self._runtime.snapshot.pools.values()])
 
     async def instances(self, request: web.Request) -> web.Response:
-        return _json(views.instances(self._runtime.snapshot, self._runtime.now()))
+        return _json(await self._runtime.instances())
+
+    async def workers(self, request: web.Request) -> web.Response:
+        return _json(self._runtime.workers())
 
     async def reload(self, request: web.Request) -> web.Response:
         wanted = request.headers.get("If-Match")
@@ -178,7 +196,7 @@ class _Handlers:
         endpoint = request.query.get("endpoint")
         if endpoint is not None and endpoint not in self._runtime.snapshot.endpoints:
             return problem(404, "unknown_endpoint", f"there is no endpoint '{endpoint}'")
-        return _json({"purged": self._runtime.purge(endpoint)})
+        return _json({"purged": await self._runtime.purge(endpoint)})
 
     async def explain(self, request: web.Request) -> web.Response:
         try:

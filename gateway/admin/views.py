@@ -65,6 +65,18 @@ def instances(snapshot: Snapshot, now: float) -> list[View]:
     return [instance(one, pool, now) for pool in snapshot.pools.values() for one in pool.members.instances]
 
 
+def worker(slot: int, pid: int, state: str, connections: int, in_flight: int, restarts: int) -> View:
+    """Show one serving process. restarts: how often its slot was filled anew because a worker died."""
+    return {
+        "slot": slot,
+        "pid": pid,
+        "state": state,
+        "connections": connections,
+        "in_flight": in_flight,
+        "restarts": restarts,
+    }
+
+
 def registry(status: RegistryStatus | None) -> View | None:
     """Show how the registry stands."""
     if status is None:

@@ -22,6 +22,9 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--access-log", metavar="TARGET", help="overrule log.access: stdout, stderr, off or a file"
     )
+    parser.add_argument(
+        "--workers", metavar="N", help="overrule workers: processes that serve; auto: one per core"
+    )
     parser.set_defaults(run=run)
 
 
@@ -56,5 +59,6 @@ def run(args: argparse.Namespace) -> int:
         admin=args.admin_listen,
         registry=args.registry,
         access_log=args.access_log,
+        workers=args.workers,
         grpc=args.grpc,
     )

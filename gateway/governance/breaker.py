@@ -169,6 +169,30 @@ class Breaker:
             return self._judge_probe(ok and latency <= self._slow_over, now)
         return None
 
+    # Learning from another breaker of the same instance
+
+    def open_too(self, until: float, now: float) -> None:
+        """Another process's breaker opened, for as long: this one opens with it."""
+        match self.state:
+            case State.CLOSED:
+                self._relapses = 0
+                self._move(Event.TRIPPED)
+            case State.HALF_OPEN:
+                self._move(Event.RELAPSED)
+            case State.OPEN:
+                self.open_until = max(self.open_until, until)
+                return
+        self.opened_at = now
+        self.open_until = until
+        self._closed_permit = Permit(0)
+
+    def close_too(self) -> None:
+        """Another process's probes were answered well: no need for ours."""
+        if self.state is State.OPEN:
+            self._move(Event.COOLED)
+        if self.state is State.HALF_OPEN:
+            self._close()
+
     def _count(self, ok: bool, latency: float, now: float) -> State | None:
         if now >= self._half_ends:
             self._turn(now)

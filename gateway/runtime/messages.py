@@ -29,6 +29,8 @@ class _Message(msgspec.Struct, frozen=True, tag=True, array_like=True, forbid_un
     """Common ground."""
 
 
+Question: TypeAlias = Literal["instances", "purge", "explain"]
+
 Files: TypeAlias = dict[str, bytes]
 """The policy files by name: what the supervisor read and every worker builds from."""
 
@@ -172,7 +174,7 @@ class Ask(_Message, frozen=True):
     """Answer with Told. text: JSON of what it needs to know."""
 
     number: int
-    what: Literal["instances", "purge", "explain"]
+    what: Question
     text: bytes
 
 

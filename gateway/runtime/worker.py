@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -20,15 +22,14 @@ import aiohttp
 from aiohttp import web
 from prometheus_client.core import Metric
 
+from gateway.admin import views
 from gateway.admin.app import make_app
 from gateway.admin.listening import Listening
 from gateway.config.listing import listing
 from gateway.config.load import Loaded
 from gateway.config.schema import LocalRegistry as LocalRegistryConfig
 from gateway.config.schema import Schema, Store
-from gateway.discovery.etcd import EtcdSettings, TlsFiles
-from gateway.discovery.etcd_registry import EtcdRegistry
-from gateway.discovery.file import FileRegistry
+from gateway.config.units import Address
 from gateway.discovery.local import LocalRegistry
 from gateway.discovery.registry import Discovery, RegistryStatus
 from gateway.governance.overload import Gauge
@@ -40,19 +41,23 @@ from gateway.pipeline.ports import BlobStore, CounterStore
 from gateway.pipeline.pressure import Pressure
 from gateway.pipeline.routes import Routes
 from gateway.pipeline.snapshot import Snapshot
+from gateway.runtime import gauges
 from gateway.runtime.build import Built, Ports
 from gateway.runtime.explain import explain
-from gateway.runtime.listening import client_ports, handshakes, make_listeners, renew
+from gateway.runtime.link import Link
+from gateway.runtime.listening import client_ports, make_listeners, renew
 from gateway.runtime.membership import Membership
 from gateway.runtime.policies import Policies
+from gateway.runtime.registries import CannotStart, open_registry
 from gateway.runtime.world import SystemClock, SystemIds
 from gateway.server.listener import Listener
 from gateway.server.timers import SweptTimers
 from gateway.server.tls import TlsUnusable
 from gateway.stores.memory import MemoryCounters
-from gateway.stores.redis import Address, RedisBlobs, RedisClient, RedisCounters
+from gateway.stores.redis import Address as RedisAddress
+from gateway.stores.redis import RedisBlobs, RedisClient, RedisCounters
 from gateway.telemetry.access_log import AccessLog
-from gateway.telemetry.metrics import Metrics, counter, gauge
+from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.observer import Telemetry
 from gateway.telemetry.tracing import Tracing
 from gateway.upstream.asking import make_session
@@ -68,16 +73,17 @@ TOLERABLE_LAG = 0.1  # s: a machine that stutters is no reason to refuse anybody
 log = logging.getLogger("headgate")
 
 
-class CannotStart(Exception):
-    """Something that the policies name is not to be had here; the text says what."""
-
-
 class Worker:
-    """A whole gateway in one process. Implements admin.app.Operations."""
+    """A whole gateway in one process. Implements admin.app.Operations.
 
-    def __init__(self, folder: Path, loaded: Loaded, schema: Schema) -> None:
+    One of several has a link to its supervisor, which then owns the sockets, reads policies and registry,
+    checks instances, holds the counters and answers the admin API: the worker is told.
+    """
+
+    def __init__(self, folder: Path, loaded: Loaded, schema: Schema, link: Link | None = None) -> None:
         """schema: what was loaded, with what the command line overrules."""
         self.schema = schema
+        self._link = link
         self.draining = False
         self._folder = folder
         self._loaded = loaded
@@ -106,7 +112,7 @@ class Worker:
         self._pressure = Pressure()
         self._signatures = ModelSignatures(self._http, self._clock.now)
         self._stack.push_async_callback(self._signatures.close)
-        self._registry = await self._open_registry(schema)
+        self._registry = await self._find_registry(schema)
         self._membership = Membership(self._registry, self._clock.now)
         self._stack.push_async_callback(self._membership.close)
         self._health = HealthChecks(self._http)
@@ -136,11 +142,12 @@ class Worker:
             )
         except TlsUnusable as error:
             raise CannotStart(f"listen: {error}") from error
-        await self._open_admin(schema)
+        if self._link is None:
+            await self._open_admin(schema)
+            self._own(self.policies.watch(), "policy watch")
         for name, port in client_ports(schema.listen).items():
-            await self._listeners[name].start(port.address.host, port.address.port)
             self._stack.callback(self._listeners[name].close)
-        self._own(self.policies.watch(), "policy watch")
+            await self._listen(self._listeners[name], name, port.address)
         self._own(self._watch_pressure(), "pressure")
 
     def _install(self, built: Built) -> None:
@@ -157,7 +164,24 @@ class Worker:
         self._issuers.retire(built.schema.issuers.values())
         if built.schema.issuers:
             self._own(self._issuers.warm(), "issuers' keys")
-        self._health.watch((pool, models.get(pool.name, pool.model)) for pool in pools.values())
+        if self._link is None:
+            self._health.watch((pool, models.get(pool.name, pool.model)) for pool in pools.values())
+
+    async def _listen(self, listener: Listener, name: str, address: Address) -> None:
+        """Bind, or take the socket that the supervisor has bound. Raises BindError."""
+        if self._link is None:
+            await listener.start(address.host, address.port)
+        else:
+            await asyncio.sleep(0)  # the members that were told are in their pools before anybody asks
+            await listener.start_on(self._link.socket_of(name))
+
+    async def _find_registry(self, schema: Schema) -> Discovery | None:
+        if self._link is not None:
+            return self._link.registry
+        registry = await open_registry(schema, self._folder)
+        if registry is not None:
+            self._stack.push_async_callback(registry.close)
+        return registry
 
     def _own(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -178,6 +202,10 @@ class Worker:
 
         self._own(reload(), "reload")
 
+    def exchange_soon(self) -> None:
+        """SIGUSR2: there is nobody to take over from a single process."""
+        log.warning("a rolling restart needs several workers: headgate serve --workers N")
+
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = make_session()
@@ -190,7 +218,11 @@ class Worker:
     def _open_telemetry(self, schema: Schema) -> Telemetry:
         self._metrics = Metrics()
         access_log = AccessLog(
-            schema.log.access, self._clock, chance=self._ids.chance, sample=schema.log.sample
+            schema.log.access,
+            self._clock,
+            chance=self._ids.chance,
+            sample=schema.log.sample,
+            lock=-1 if self._link is None else self._link.lock_of(schema.log.access),
         )
         tracing = None
         if schema.telemetry.otlp:
@@ -206,32 +238,11 @@ class Worker:
         self._stack.callback(telemetry.close)
         return telemetry
 
-    async def _open_registry(self, schema: Schema) -> Discovery | None:
-        wanted = schema.registry
-        registry: LocalRegistry | EtcdRegistry | FileRegistry
-        if wanted.local is not None:
-            registry = LocalRegistry(snapshot=wanted.local.snapshot)
-        elif wanted.etcd is not None:
-            etcd = wanted.etcd
-            tls = TlsFiles(etcd.ca, etcd.cert, etcd.key) if etcd.ca or etcd.cert else None
-            password = None if etcd.password is None else etcd.password.reveal()
-            settings = EtcdSettings(etcd.servers, etcd.namespace, etcd.user, password, tls, etcd.timeout)
-            try:
-                registry = EtcdRegistry(settings, snapshot=etcd.snapshot)
-            except OSError as error:  # ssl.SSLError is one, too
-                files = ", ".join(file for file in (etcd.ca, etcd.cert, etcd.key) if file)
-                raise CannotStart(f"registry.etcd: {files}: {error.strerror or error}") from error
-        elif wanted.file is not None:
-            registry = FileRegistry(self._folder / wanted.file.path)
-        else:
-            return None
-        await registry.start()
-        self._stack.push_async_callback(registry.close)
-        return registry
-
     async def _ports(self, schema: Schema) -> Ports:
         local = MemoryCounters()
         counters: CounterStore = local
+        if self._link is not None and schema.stores.counters.in_memory:
+            counters = self._link.open_counters(schema.stores.counters.timeout)
         if not schema.stores.counters.in_memory:
             counters = RedisCounters(await self._open_redis(schema.stores.counters, "counters"))
         blobs: BlobStore | None = None
@@ -250,14 +261,14 @@ class Worker:
             issuers=self._issuers.follow,
             signatures=self._signatures,
             pressure=self._pressure,
-            gateways=_alone,
+            gateways=_alone if self._link is None else self._link.count,
             traces=bool(schema.telemetry.otlp),
         )
 
     async def _open_redis(self, store: Store, use: str) -> RedisClient:
         password = "" if store.password is None else store.password.reveal()
         client = RedisClient(
-            Address.parse(store.url, password),
+            RedisAddress.parse(store.url, password),
             timeout=store.timeout,
             rng=self._ids.chance,
             on_change=lambda is_up, why: log.warning(
@@ -311,6 +322,11 @@ class Worker:
         listener = self._listeners.get("grpc")
         return None if listener is None else listener.address
 
+    async def cover(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
+        """Accept from these bound sockets too, per listener, and from no others besides the own ones."""
+        for name, listener in self._listeners.items():
+            await listener.cover(sockets.get(name, ()))
+
     # admin.app.Operations
 
     @property
@@ -322,13 +338,30 @@ class Worker:
         """Seconds, monotonic."""
         return self._clock.now()
 
-    def scrape(self) -> Callable[[], bytes]:
+    async def scrape(self) -> Callable[[], bytes]:
         """Read the gauges, which only the event loop may; returns what writes all as Prometheus text."""
-        return partial(self._metrics.text, list(self._gauges()))
+        return self.metrics_writer()
+
+    def metrics_writer(self) -> Callable[[], bytes]:
+        """See `scrape`."""
+        own = gauges.control(self.snapshot, self.policies, self.registry_status(), 1, 0)
+        return partial(self._metrics.text, [*self.traffic(), *own])
 
     def metrics(self) -> bytes:
         """Everything as Prometheus text."""
-        return self.scrape()()
+        return self.metrics_writer()()
+
+    async def instances(self) -> list[views.View]:
+        """Every instance of every pool."""
+        return views.instances(self.snapshot, self._clock.now())
+
+    def workers(self) -> list[views.View]:
+        """This one."""
+        return [views.worker(0, os.getpid(), "ready", self.connections, self.in_flight, 0)]
+
+    def lacking(self) -> list[str]:
+        """Who answers this serves."""
+        return []
 
     def registry_status(self) -> RegistryStatus | None:
         """How the registry stands."""
@@ -347,7 +380,7 @@ class Worker:
         """Read the policies now."""
         return (await self.policies.reload()).view()
 
-    def purge(self, endpoint: str | None) -> int:
+    async def purge(self, endpoint: str | None) -> int:
         """Forget cached answers."""
         return self._answers.purge(self._clock.wall(), endpoint=endpoint)
 
@@ -357,79 +390,40 @@ class Worker:
         """Decide one request, spending and sending nothing."""
         return await explain(self.gateway, method, url, headers, body)
 
-    def _gauges(self) -> Iterable[Metric]:
-        """Pools, instances, registry, log and policies as gauges, at scrape time."""
-        now = self._clock.now()
-        members = [(pool, one) for pool in self.snapshot.pools.values() for one in pool.members.instances]
-        labels = ("pool", "instance")
-        keyed = {(pool.name, one.id): one for pool, one in members}
-        yield gauge(
-            "headgate_instance_up",
-            "1 where calls may go.",
-            labels,
-            {key: float(one.usable(now)) for key, one in keyed.items()},
+    def traffic(self) -> list[Metric]:
+        """What this process does now: gauges that only the event loop may read."""
+        return list(
+            gauges.traffic(self.snapshot, self._listeners, self._pressure, self._telemetry, self._clock.now())
         )
-        yield gauge(
-            "headgate_instance_ejected",
-            "1 while an instance is left alone after failures.",
-            labels,
-            {key: float(now < one.ejected_until) for key, one in keyed.items()},
-        )
-        yield gauge(
-            "headgate_instance_breaker_open",
-            "1 while its breaker is not closed.",
-            labels,
-            {key: float(one.state(now).startswith("breaker")) for key, one in keyed.items()},
-        )
-        yield gauge(
-            "headgate_instance_in_flight",
-            "Calls under way.",
-            labels,
-            {key: float(one.in_flight) for key, one in keyed.items()},
-        )
-        yield gauge(
-            "headgate_pool_instances",
-            "Instances known.",
-            ("pool",),
-            {(pool.name,): float(len(pool.members.instances)) for pool in self.snapshot.pools.values()},
-        )
-        single: dict[str, tuple[str, float]] = {
-            "headgate_connections": (
-                "Client connections open.",
-                sum(listener.connections for listener in self._listeners.values()),
-            ),
-            "headgate_in_flight": ("Requests under way.", self._pressure.in_flight),
-            "headgate_pressure": ("0 at ease .. 1.", self._pressure.level),
-            "headgate_loop_lag_seconds": ("p90 lateness of the event loop.", self._pressure.lag),
-            "headgate_policies_version": ("Counts loads.", self.snapshot.version),
-            "headgate_policies_ok": ("0 when the last reading failed.", float(self.policies.report.ok)),
-        }
-        status = self.registry_status()
-        if status is not None:
-            single["headgate_discovery_stale_seconds"] = ("Since the registry was live.", status.stale)
-        for name, (meaning, value) in single.items():
-            yield gauge(name, meaning, (), {(): float(value)})
-        yield handshakes(self._listeners)
-        yield counter("headgate_policies_failures", "Readings that failed.", self.policies.failures)
-        yield counter(
-            "headgate_access_log_dropped",
-            "Lines that could not be written.",
-            self._telemetry.access_log.dropped,
-        )
-        if self._telemetry.tracing is not None:
-            yield counter(
-                "headgate_traces_dropped",
-                "Sampled requests whose spans did not reach the receiver.",
-                self._telemetry.tracing.dropped,
-            )
+
+    @property
+    def counted(self) -> Metrics:
+        """What this process counted so far."""
+        return self._metrics
+
+    @property
+    def connections(self) -> int:
+        """Client connections open now."""
+        return sum(listener.connections for listener in self._listeners.values())
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return self._pressure.in_flight
 
     # Stopping
 
-    async def stop(self) -> int:
-        """Drain, then close everything in reverse. Returns how many connections had to be broken."""
+    async def stop(self, grace: float | None = None, farewell: float | None = None) -> int:
+        """Drain, then close everything in reverse. Returns how many connections had to be broken.
+
+        grace: s, where it isn't `limits.drain`. farewell: s that idle connections may stay.
+        """
         self.draining = True
-        grace = self.schema.limits.drain
-        broken = sum(await asyncio.gather(*(one.drain(grace) for one in self._listeners.values())))
+        grace = self.schema.limits.drain if grace is None else grace
+        drains = [one.drain(grace, farewell) for one in self._listeners.values()]
+        broken = sum(await asyncio.gather(*drains))
+        if self._link is not None:
+            await self._link.close()
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()

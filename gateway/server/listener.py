@@ -12,7 +12,8 @@ import asyncio
 import errno
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Literal, TypeAlias, cast
 
@@ -67,6 +68,7 @@ class Listener:
         self._proxy_protocol = proxy_protocol
         self._is_trusted = is_trusted or (lambda address: False)
         self._server: asyncio.Server | None = None
+        self._covered: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
         self._arrivals: dict[Arrival, str | None] = {}
         self._by_address: Counter[str] = Counter()
@@ -88,6 +90,16 @@ class Listener:
         self._server = await self.loop.create_server(
             self._meet, sock=listening, backlog=self.settings.backlog
         )
+
+    async def cover(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept from these bound sockets too, until told otherwise: their worker is gone for the moment."""
+        covered, self._covered = self._covered, []
+        for server in covered:
+            server.close()
+        for listening in () if self.draining else sockets:
+            self._covered.append(
+                await self.loop.create_server(self._meet, sock=listening, backlog=self.settings.backlog)
+            )
 
     def _meet(self) -> asyncio.Protocol:
         """Make the protocol of a new connection."""
@@ -197,11 +209,15 @@ class Listener:
 
     # The end
 
-    async def drain(self, grace: float) -> int:
-        """Stop accepting, let requests finish for `grace` seconds, break the rest. Returns how many."""
+    async def drain(self, grace: float, farewell: float | None = None) -> int:
+        """Stop accepting, let requests finish for `grace` seconds, break the rest. Returns how many.
+
+        farewell: s that idle connections may stay, where it isn't the settings'.
+        """
         self.draining = True
-        if self._server is not None:
-            self._server.close()
+        if farewell is not None:
+            self.settings = replace(self.settings, farewell=farewell)
+        self._stop_accepting()
         for arrival in list(self._arrivals):
             arrival.drain()
         for connection in list(self._connections):
@@ -222,16 +238,28 @@ class Listener:
     def close(self) -> None:
         """Stop accepting and break every connection."""
         self.draining = True
-        if self._server is not None:
-            self._server.close()
+        self._stop_accepting()
         for arrival in list(self._arrivals):
             arrival.abort()
         for connection in list(self._connections):
             connection.abort()
 
+    def _stop_accepting(self) -> None:
+        for server in (*self._covered, *(() if self._server is None else (self._server,))):
+            server.close()
+
     def __repr__(self) -> str:
         state = "draining" if self.draining else "listening" if self._server is not None else "not started"
         return f"<Listener {state} | {self.connections} connections, {self.busy} busy>"
+
+
+def bind(host: str, port: int, reuse_port: bool = False) -> socket.socket:
+    """Bind host:port (0 = any free port), for a listener of this process or another. Raises BindError."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return _bind(found[0][0], found[0][4], reuse_port)
+    except OSError as error:
+        raise BindError(f"can't listen on {host}:{port}: {_reason(error)}") from error
 
 
 def _bind(family: int, address: object, reuse_port: bool) -> socket.socket:

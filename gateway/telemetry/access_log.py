@@ -9,6 +9,7 @@ header values never reach a record.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
@@ -48,14 +49,25 @@ class AccessLog:
     """Writes finished requests to stdout, stderr or a file."""
 
     def __init__(
-        self, target: str, clock: Clock, *, chance: Callable[[], float], sample: float = 1.0
+        self,
+        target: str,
+        clock: Clock,
+        *,
+        chance: Callable[[], float],
+        sample: float = 1.0,
+        lock: int = -1,
     ) -> None:
-        """target: stdout, stderr, off or a path. sample: share of successful requests that are written."""
+        """target: stdout, stderr, off or a path. sample: share of successful requests that are written.
+
+        lock: a descriptor that several processes lock while they write to one pipe; -1: nobody else writes.
+        A file needs none: Linux appends what one call writes in one piece.
+        """
         self.target = target
         self.written = 0
         self._clock = clock
         self._chance = chance
         self._sample = sample
+        self._lock = lock
         self._queue: deque[Context | Unread] = deque()
         self._turned_away = 0  # counted by the event loop's thread
         self._lost = 0  # counted by the writer's: `+=` of two threads on one number loses counts
@@ -141,6 +153,8 @@ class AccessLog:
             self._reopen_if_moved(now)
             if self._torn:  # the rest of a line that a full disk cut off must not run into this one
                 lines = b"\n" + lines
+            if self._lock >= 0:  # POSIX's locks are a process's own, and end with it
+                fcntl.lockf(self._lock, fcntl.LOCK_EX)
             for done in self._write_all(lines):
                 written = done
         except OSError:
@@ -149,6 +163,9 @@ class AccessLog:
         else:
             self._torn = False
             self.written += len(batch)
+        finally:
+            if self._lock >= 0:
+                fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
     def _failed(self, written: bytes, batch: int) -> None:
         """Count what of a batch came through, and try the target anew later."""
@@ -238,6 +255,11 @@ def record(ctx: Context | Unread, epoch: float) -> dict[str, object]:
         line["upstream_ms"] = round(ctx.upstream_seconds * 1000, 3)
         if ctx.attempts > 1:
             line["attempts"] = ctx.attempts
+        if ctx.tries is not None:
+            line["tries"] = [
+                {"instance": one.instance, "kind": one.kind, "ended": one.ended, "ms": round(one.seconds * 1000, 3)}
+                for one in ctx.tries
+            ]
     if ctx.version:
         line["version"] = ctx.version
     if ctx.arm:
