@@ -70,4 +70,4 @@ def read(output: str, cpu_ns: int, closes: bool = False) -> Window:
 def _percentile(output: str, part: int) -> float:
     """Return a percentile of the latency in ms; nan where wrk has none."""
     found = re.search(rf"\s{part}%\s+([\d.]+)(us|ms|s|m)\b", output)
-    return float(found[1]) * _UNITS[found[2]] if found else math.nan
+    return round(float(found[1]) * _UNITS[found[2]], 6) if found else math.nan

@@ -44,8 +44,10 @@ def hold(row: Row, peers: Sequence[Peer], rounds: int, site: Site, said: Callabl
             return Result(row.name, memory.measure(up, site, said), skipped)
         before = sum(reached(site))
         windows = _windows(row, up, site)
-        measured = interleave(windows, rounds, said=said)
+        measured = interleave(windows, row.rounds_of(rounds), said=said)
         notes = [f"{name}: {count} requests failed" for name, count in failures(measured).items()]
+        if row.kind == "latency":
+            notes.append(_own_lateness(row, site))
         if row.cached and (asked := sum(reached(site)) - before):
             notes.append(f"{asked} requests reached an instance")
     figures = summarise(measured, BASELINE)
@@ -87,6 +89,14 @@ def _windows(row: Row, up: Mapping[str, Running], site: Site) -> dict[str, Calla
             name: partial(openloop.window, one.port, one, site, texts) for name, one in up.items()
         }
     return {name: partial(closed.window, one, row.load_of(name), site) for name, one in up.items()}
+
+
+def _own_lateness(row: Row, site: Site) -> str:
+    """Say how late the generator itself sends: part of every latency, `direct` included."""
+    texts = openloop.requests(site, row.load.keys)
+    times = openloop.fire(site.stable, texts, str(site.folder / "openloop"))
+    p50, p99 = (openloop.lateness_ms(times, part) * 1000 for part in (0.5, 0.99))
+    return f"the generator itself sends late by {p50:.0f} µs (p50), {p99:.0f} µs (p99)"
 
 
 def spoiled(error: Exception) -> str:

@@ -22,7 +22,7 @@ from loadtests.bench.site import PEERS, TARGET, Site
 from loadtests.bench.window import Window
 
 RATE: Final = 500.0  # requests/s
-SECONDS: Final = 2.0
+SECONDS: Final = 1.0
 CONNECTIONS: Final = 64
 
 

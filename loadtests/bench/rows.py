@@ -18,7 +18,7 @@ class Row:
     variant: the peers' configuration. load: what is sent, for closed rows. otherwise: a peer's own load,
     where it can't do the common one. lesser: what a peer leaves undone that the others do, in words; its
     ratio then stands in brackets. governed: the policy must be seen to act. cached: answers must not come
-    from the instance.
+    from the instance. share: of the run's rounds, less than 1 where windows are long.
     """
 
     name: str
@@ -30,6 +30,11 @@ class Row:
     lesser: Mapping[str, str] = field(default_factory=dict)
     governed: bool = False
     cached: bool = False
+    share: float = 1.0
+
+    def rounds_of(self, rounds: int) -> int:
+        """Return how many of a run's rounds this row gets."""
+        return max(1, round(rounds * self.share))
 
     def load_of(self, peer: str) -> Load:
         """Return what is sent to this peer."""
@@ -61,7 +66,7 @@ ALL: Final = {
             cached=True,
         ),
         Row("64k", "64 KiB up and down", "plain", load=_bytes(64 * 1024, 16, 1)),
-        Row("10m", "10 MiB up and down", "plain", load=_bytes(10 * _MIB, 2, 2)),
+        Row("10m", "10 MiB up and down", "plain", load=_bytes(10 * _MIB, 2, 2), share=0.5),
         Row("connect", "new connection per request", "plain", load=Load(close=True)),
         Row("tls", "TLS 1.3, kept alive", "tls", load=Load(tls=True)),
         Row("latency", "latency added at 500 requests/s", "plain", "latency"),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-SETTLE: Final = 0.3  # s between two windows
+SETTLE: Final = 0.2  # s between two windows
 
 
 @dataclass(frozen=True, slots=True)
