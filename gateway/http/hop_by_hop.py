@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.http.message import Headers
+from gateway.http.message import Headers, find
 
 HOP_BY_HOP: Final = frozenset(
     b"connection content-length expect keep-alive proxy-authenticate proxy-authentication-info "
@@ -60,6 +60,24 @@ def end_to_end(headers: Headers, passing: Passing = _PASSING) -> Headers:
         named = _named(headers)
         return [field for field in kept if field[0] not in named]
     return kept
+
+
+def hops_left(headers: Headers) -> int | None:
+    """Return how many hops a request may still take; None: nobody said, or not so that it can be read.
+
+    RFC 9110 §7.6.2, for OPTIONS (TRACE is refused): at 0 the recipient answers by itself.
+    """
+    value = find(headers, b"max-forwards")
+    return int(value) if value is not None and value.isdigit() and len(value) <= 9 else None
+
+
+def one_hop_less(headers: Headers) -> Headers:
+    """Return the fields for the next hop, where they are counted."""
+    left = hops_left(headers)
+    if not left:
+        return headers
+    kept = [field for field in headers if field[0] != b"max-forwards"]
+    return [*kept, (b"max-forwards", b"%d" % (left - 1))]
 
 
 def _named(headers: Headers) -> frozenset[bytes]:

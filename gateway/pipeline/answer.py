@@ -76,6 +76,14 @@ def of_server(ctx: Context, target: Target) -> Response:
     return Response(status, list(headers), body)
 
 
+def of_gateway() -> Response:
+    """Answer an OPTIONS that asks nobody behind this gateway: `*`, or one whose last hop this is.
+
+    RFC 9110 §9.3.7, §7.6.2: what may be asked at all; what a path takes its endpoint decides.
+    """
+    return Response(204, [(b"allow", b"DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT")])
+
+
 def would_send(ctx: Context, request: Request) -> Response:
     """Answer an explained request that was not sent."""
     assert ctx.instance is not None

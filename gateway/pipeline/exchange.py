@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from gateway.http.hop_by_hop import end_to_end
+from gateway.http.hop_by_hop import end_to_end, hops_left
 from gateway.http.message import Request, Response
 from gateway.pipeline import answer
 from gateway.pipeline.context import Context
@@ -128,6 +128,9 @@ class Exchange:
         ctx.dialect = None if found.target is None else found.target.dialect
         if found.endpoint is None and found.target is not None and not found.target.model:
             self._answer(answer.of_server(ctx, found.target))
+            return
+        if found.endpoint is None and ctx.request.path == b"*":
+            self._answer(answer.of_gateway())
             return
         if found.endpoint is None:
             self._refuse(answer.not_found(ctx, found), "find")
@@ -246,6 +249,9 @@ class Exchange:
         request = ctx.request
         if ctx.pool is None:
             self._fail(NoInstance("no pool is configured to serve this request"))
+            return
+        if request.method == b"OPTIONS" and hops_left(request.headers) == 0:
+            self._answer(answer.of_gateway())
             return
         if request.body is None and (
             (request.length is not None and request.length <= ctx.snapshot.replay_limit)

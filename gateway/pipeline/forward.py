@@ -15,7 +15,7 @@ from gateway.dialects.metadata import Signature
 from gateway.dialects.protocol import Dialect, Operation
 from gateway.dialects.tensors import InferRequest
 from gateway.http.forwarded import FORWARDED_FIELDS
-from gateway.http.hop_by_hop import HOP_BY_HOP, Passing, end_to_end
+from gateway.http.hop_by_hop import HOP_BY_HOP, Passing, end_to_end, one_hop_less
 from gateway.http.message import Headers, Request, Response
 from gateway.http.trailers import announced
 from gateway.pipeline.context import Context
@@ -177,6 +177,8 @@ def _fields(ctx: Context) -> Headers:
     strip = ctx.credential_field
     if strip:
         fields = [field for field in fields if field[0] != strip]
+    if ctx.request.method == b"OPTIONS":
+        fields = one_hop_less(fields)
     fields += ctx.forwarded
     fields.append((b"x-request-id", ctx.request_id))
     fields.append((b"traceparent", ctx.traceparent))

@@ -8,6 +8,7 @@ from gateway.filters.upgrade import KIND, Upgrade
 from gateway.http.message import Headers, Response
 from gateway.pipeline.errors import UpstreamReset, UpstreamTimeout
 from gateway.pipeline.filter import Rule
+from gateway.pipeline.snapshot import Found
 from tests.playbooks.stage import Noting, Stage
 
 ALLOWED = Upgrade(("websocket",))
@@ -189,3 +190,40 @@ def test_announced_trailers_of_a_request_go_on_with_its_last_piece() -> None:
     exchange.on_body(b"x", True)
     assert stage.log[-1] == "write a b'x' last [(b'x-sum', b'1'), (b'x-other', b'3')]"
     assert exchange.ctx.body_received == 1
+
+
+# OPTIONS that end here
+
+
+def test_options_for_the_server_itself_is_answered_here() -> None:
+    stage = Stage()
+    stage.found = Found(None, None)
+    stage.start(b"OPTIONS", b"*")
+    assert stage.log == ["reply 204", "done 204"]
+    assert stage.answer is not None
+    assert b"GET" in (stage.answer.header(b"allow") or b"")
+    stage.assert_all_released()
+
+
+@pytest.mark.parametrize(
+    ("method", "said", "sent"),
+    [
+        (b"OPTIONS", b"3", b"2"),
+        (b"OPTIONS", b"1", b"0"),
+        (b"OPTIONS", b"x", b"x"),
+        (b"GET", b"3", b"3"),
+        (b"GET", b"0", b"0"),
+    ],
+)
+def test_hops_are_counted_where_they_count(method: bytes, said: bytes, sent: bytes) -> None:
+    stage = Stage()
+    stage.start(method, headers=[(b"max-forwards", said)])
+    assert stage.sent[0].header(b"max-forwards") == sent
+
+
+def test_an_options_whose_last_hop_this_is_goes_no_further() -> None:
+    stage = Stage()
+    stage.start(b"OPTIONS", headers=[(b"max-forwards", b"0")])
+    assert stage.log == ["reply 204", "done 204"]
+    assert stage.sent == []
+    stage.assert_all_released()
