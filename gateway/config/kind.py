@@ -148,12 +148,14 @@ class Reference:
     kind `target` is what `send` takes: a pool, a version, a label or `newest`.
     reached: whether requests can flow there, so that the endpoint's pool verbs go there too.
     fallback: a lesser answer's pool; check.py refuses loops between these.
+    aside: copies go there, never a client's request.
     """
 
     kind: ReferenceKind
     name: str
     reached: bool = True
     fallback: bool = False
+    aside: bool = False
 
 
 @runtime_checkable

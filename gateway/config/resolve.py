@@ -326,6 +326,8 @@ def reach(
     config = schema.endpoints[endpoint]
     found = set() if fallback else {pool for pool in config.versions.values() if pool in schema.pools}
     for reference, _ in references_at(schema, endpoint, of_people):
+        if reference.aside and fallback is not None:
+            continue  # nobody's answer comes from there
         if reference.reached and fallback in (None, reference.fallback):
             pool = referred_pool(schema, config, reference)
             if pool is not None and pool in schema.pools:

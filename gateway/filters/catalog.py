@@ -15,6 +15,7 @@
     degrade               by hand; its other moments come when something failed
     describe              metadata, status and readiness are answered here
     cache                 keyed by the version that was chosen
+    mirror                what goes to an instance may be copied to another pool
 
 A new verb is a file with a `KIND` and one line here.
 """
@@ -37,6 +38,7 @@ from gateway.filters import (
     degrade,
     headers,
     importance,
+    mirror,
     release,
     safe_to_retry,
     send,
@@ -71,6 +73,7 @@ PLACES: Mapping[str, int] = {
     "degrade": 85,
     "describe": 88,
     "cache": 90,
+    "mirror": 92,
 }
 
 FILTER_KINDS: tuple[FilterKind[Any], ...] = (
@@ -90,6 +93,7 @@ FILTER_KINDS: tuple[FilterKind[Any], ...] = (
     send.KIND,
     degrade.KIND,
     cache.KIND,
+    mirror.KIND,
 )
 
 KINDS: tuple[Kind[Any], ...] = (*FILTER_KINDS, *POOL_KINDS)

@@ -23,6 +23,7 @@ from gateway.pipeline.promise import Eventual
 if TYPE_CHECKING:  # a pool is built before the filters that name it: a type alone here
     from gateway.pipeline.answers import AnswerStore
     from gateway.pipeline.directory import Directory
+    from gateway.pipeline.mirroring import Mirrors
     from gateway.pipeline.pool import Pool
     from gateway.pipeline.prediction import Signatures
     from gateway.pipeline.pressure import Pressure
@@ -140,6 +141,7 @@ class Parts:
     pressure: Pressure
     gateways: Callable[[], int]
     on_store_failure: Failure = "local"  # of throttles that don't say
+    mirrors: Mirrors | None = None  # None: nothing is mirrored here
 
 
 @dataclass(frozen=True)

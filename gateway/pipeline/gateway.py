@@ -22,6 +22,10 @@ class Observer(Protocol):
         """Once per exchange, after its last byte or its end. Must not raise, must not block."""
         ...
 
+    def on_mirrored(self, endpoint: str, pool: str, result: str, seconds: float) -> None:
+        """A mirrored copy ended, or was not made; seconds: it took, 0.0 where it was not made."""
+        ...
+
     def on_bug(self, ctx: Context, bug: Exception) -> None:
         """An exception that nobody foresaw escaped while this request was handled."""
         ...

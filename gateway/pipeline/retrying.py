@@ -83,7 +83,7 @@ def after_error(
         return NO
     if others(pool, tried, ctx.now):
         pause = 0.0
-    elif failed.usable(ctx.now):
+    elif _is_alone(pool, failed, ctx.now):
         pause = _back_off(pool, made)
     else:
         return NO
@@ -117,6 +117,11 @@ def after_answer(
     if ctx.now + pause >= ctx.deadline or not pool.retry_budget.spend(ctx.now):
         return NO
     return pause
+
+
+def _is_alone(pool: Pool, instance: Instance, now: float) -> bool:
+    """Tell whether this one, and no other, could take a call."""
+    return [one for one in pool.members.instances if one.usable(now)] == [instance]
 
 
 def _back_off(pool: Pool, made: int) -> float:

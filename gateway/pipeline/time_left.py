@@ -53,5 +53,5 @@ def with_time_left(request: Request, field: bytes, seconds: float) -> Request:
     if field == GRPC:
         headers.append((GRPC, write_timeout(seconds)))
     else:
-        headers.append((MILLISECONDS, b"%d" % max(1, int(seconds * 1000))))
+        headers.append((MILLISECONDS, b"%d" % max(1, int(seconds * 1000 + 1e-3))))
     return request.with_headers(headers)

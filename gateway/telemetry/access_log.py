@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from gateway.pipeline.context import Context
+from gateway.pipeline.context import Context, Tried
 from gateway.pipeline.ports import Clock
 
 QUEUE = 8192  # records that may wait: about 4 KiB each, so a blocked sink costs 32 MiB and not the worker
@@ -256,10 +256,7 @@ def record(ctx: Context | Unread, epoch: float) -> dict[str, object]:
         if ctx.attempts > 1:
             line["attempts"] = ctx.attempts
         if ctx.tries is not None:
-            line["tries"] = [
-                {"instance": one.instance, "kind": one.kind, "ended": one.ended, "ms": round(one.seconds * 1000, 3)}
-                for one in ctx.tries
-            ]
+            line["tries"] = [_try(tried) for tried in ctx.tries]
     if ctx.version:
         line["version"] = ctx.version
     if ctx.arm:
@@ -283,3 +280,12 @@ def record(ctx: Context | Unread, epoch: float) -> dict[str, object]:
     if ctx.sampled:
         line["trace_id"] = ctx.trace_id.decode("latin-1")
     return line
+
+
+def _try(tried: Tried) -> dict[str, object]:
+    return {
+        "instance": tried.instance,
+        "kind": tried.kind,
+        "ended": tried.ended,
+        "ms": round(tried.seconds * 1000, 3),
+    }

@@ -9,7 +9,7 @@ configuration (endpoint, pool, policy, code), never from requests, so their numb
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -21,9 +21,10 @@ from prometheus_client.core import (
 )
 
 from gateway.governance.histogram import Histogram
-from gateway.pipeline.context import Context
+from gateway.pipeline.context import Context, Tried
 
 OTHER = "-"
+NOT_FAILED = frozenset(("answered", "slower", "dropped"))  # of `Tried.ended`
 
 K = TypeVar("K", bound=tuple[str, ...])
 
@@ -52,7 +53,11 @@ class Metrics:
         self.errors: dict[tuple[str, str], int] = {}  # endpoint, code
         self.cache: dict[tuple[str, str], int] = {}  # endpoint, status
         self.degraded: dict[tuple[str, str], int] = {}  # endpoint, step
-        self.retries: dict[str, int] = {}  # pool
+        self.retries: dict[tuple[str, str], int] = {}  # pool, cause
+        self.failed_tries: dict[tuple[str, str], int] = {}  # pool, cause
+        self.hedges: dict[tuple[str, str], int] = {}  # pool, won | lost
+        self.mirrored: dict[tuple[str, str, str], int] = {}  # endpoint, pool, result
+        self.mirror_latency: dict[tuple[str, str], Histogram] = {}  # endpoint, pool
         self.unread: dict[tuple[str, str], int] = {}  # code, status
         self.bugs = 0
 
@@ -75,8 +80,8 @@ class Metrics:
         if ctx.pool is not None and ctx.attempts:
             pool = ctx.pool.name
             series.pools[pool] = series.pools.get(pool, 0) + 1
-            if ctx.attempts > 1:
-                self.retries[pool] = self.retries.get(pool, 0) + ctx.attempts - 1
+        if ctx.tries is not None:
+            self._observe_tries(ctx.tries)
         if ctx.refusal is not None:
             _count(self.refusals, (endpoint, ctx.refusal.policy or ctx.answered_by, ctx.refusal.code))
         for policy, code in ctx.rehearsed:
@@ -87,6 +92,24 @@ class Metrics:
             _count(self.cache, (endpoint, ctx.cache_status.decode("latin-1")))
         if ctx.degraded:
             _count(self.degraded, (endpoint, ctx.degraded))
+
+    def _observe_tries(self, tries: Sequence[Tried]) -> None:
+        for tried in tries:
+            if tried.again:
+                _count(self.retries, (tried.pool, tried.ended))
+            if tried.kind == "hedge":
+                _count(self.hedges, (tried.pool, "won" if tried.ended == "answered" else "lost"))
+            if tried.ended not in NOT_FAILED:
+                _count(self.failed_tries, (tried.pool, tried.ended))
+
+    def observe_mirrored(self, endpoint: str, pool: str, result: str, seconds: float) -> None:
+        """Count one mirrored copy. seconds: 0.0 for one that was not made."""
+        _count(self.mirrored, (endpoint, pool, result))
+        if seconds:
+            latency = self.mirror_latency.get((endpoint, pool))
+            if latency is None:
+                latency = self.mirror_latency[endpoint, pool] = Histogram()
+            latency.observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
         """Yield everything as Prometheus metric families (implements prometheus_client's Collector)."""
@@ -107,8 +130,7 @@ class Metrics:
         for (endpoint, _), series in self.series.items():
             pools.update({(endpoint, pool): number for pool, number in series.pools.items()})
         yield _counter("headgate_pool_requests", "Requests by serving pool.", ("endpoint", "pool"), pools)
-        retries = {(pool,): number for pool, number in sorted(self.retries.items())}
-        yield _counter("headgate_retries", "Tries after the first.", ("pool",), retries)
+        yield from self._collect_tries()
         yield _counter(
             "headgate_unread",
             "Answers given before there was a request: malformed heads, too many connections.",
@@ -116,6 +138,22 @@ class Metrics:
             self.unread,
         )
         yield CounterMetricFamily("headgate_bugs", "Requests ended by a bug of the gateway.", value=self.bugs)
+
+    def _collect_tries(self) -> Iterator[Metric]:
+        labels = ("pool", "cause")
+        yield _counter(
+            "headgate_retries", "Further tries, by what the one before ended with.", labels, self.retries
+        )
+        yield _counter("headgate_failed_tries", "Tries that an instance failed.", labels, self.failed_tries)
+        yield _counter(
+            "headgate_hedges", "Second attempts beside a slow first one.", ("pool", "result"), self.hedges
+        )
+        labels = ("endpoint", "pool")
+        yield _counter("headgate_mirrored", "Copies of requests.", (*labels, "result"), self.mirrored)
+        latency = HistogramMetricFamily("headgate_mirror_seconds", "What copies took.", labels=labels)
+        for key, histogram in sorted(self.mirror_latency.items()):
+            latency.add_metric(key, _buckets(histogram), histogram.total)
+        yield latency
 
     def observe_unread(self, code: str, status: int) -> None:
         """Count an answer that was given before there was a request."""

@@ -34,6 +34,10 @@ class Telemetry:
         if ctx.sampled and self.tracing is not None:
             self.tracing.observe(ctx)
 
+    def on_mirrored(self, endpoint: str, pool: str, result: str, seconds: float) -> None:
+        """Count one mirrored copy."""
+        self.metrics.observe_mirrored(endpoint, pool, result, seconds)
+
     def on_bug(self, ctx: Context, bug: Exception) -> None:
         """Log a bug with its stack, for us; the client got a code and a request id."""
         self.metrics.bugs += 1

@@ -21,7 +21,9 @@ def request(*headers: tuple[bytes, bytes]) -> Request:
         (b"grpc-timeout", 3600.0, b"3600000m"),
     ],
 )
-def test_the_time_left_replaces_what_the_client_had_written(field: bytes, seconds: float, told: bytes) -> None:
+def test_the_time_left_replaces_what_the_client_had_written(
+    field: bytes, seconds: float, told: bytes
+) -> None:
     client: Headers = [(b"x-request-timeout-ms", b"5000"), (b"grpc-timeout", b"5S"), (b"a", b"b")]
     original = request(*client)
     original.trailers = [(b"t", b"1")]

@@ -99,6 +99,7 @@ class Stage:
         self.sent: list[Request] = []
         self.bugs: list[Exception] = []
         self.done: list[Context] = []
+        self.mirrored: list[tuple[str, str, str]] = []
         self.endpoint = Endpoint("api", Chain(filters), self.pool, body_limit=body_limit)
         self.found = Found(self.endpoint, None)
         self.snapshot = Snapshot(
@@ -206,6 +207,9 @@ class Stage:
     def on_done(self, ctx: Context) -> None:
         self.done.append(ctx)
         self.log.append(f"done {ctx.status}")
+
+    def on_mirrored(self, endpoint: str, pool: str, result: str, seconds: float) -> None:
+        self.mirrored.append((endpoint, pool, result))
 
     def on_bug(self, ctx: Context, bug: Exception) -> None:
         self.bugs.append(bug)
