@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from gateway.http.framing import BadFraming, ChunkedReader
 from gateway.http.message import Request
-from gateway.http.parse import BadRequest, check_unfinished, parse_request
+from gateway.http.parse import BadRequest, check_unfinished, parse_request, read_ahead
 from gateway.server.settings import ServerSettings
 
 
@@ -31,6 +31,10 @@ class Heads:
 
     def take(self, data: bytes, settings: ServerSettings) -> Request | None:
         """Return the first request in `data` (not empty); None: its head is incomplete. Raises BadRequest."""
+        ahead = None if self.scanned else read_ahead(data, settings.head)
+        if ahead is not None:
+            self._skipped = False
+            return self._take_body(ahead[0], data, ahead[1], settings)
         self.rest = data
         if data[0] == 13 and not self._skipped:  # RFC 9112 §2.2: one empty line before a request is forgiven
             if len(data) == 1:
@@ -46,18 +50,24 @@ class Heads:
         request = parse_request(data[: end + 4], settings.head)
         self.scanned = 0
         self._skipped = False
-        rest = data[end + 4 :]
+        return self._take_body(request, data, end + 4, settings)
+
+    def _take_body(self, request: Request, data: bytes, at: int, settings: ServerSettings) -> Request:
+        """Take the body, which begins at `at`, where all of it is here already. Returns the request."""
         length = request.length
         if length:
             if length > settings.body_limit:
+                self.rest = data
                 self.refused = request
                 raise BadRequest(413, "body_too_large", "the request's body is too large")
-            if len(rest) >= length:
-                request.body = rest[:length]
-                rest = rest[length:]
-        elif length is None and rest:
-            rest = self._take_chunks(request, rest, settings)
-        self.rest = rest
+            if len(data) >= at + length:
+                request.body = data[at : at + length]
+                at += length
+        elif length is None and len(data) > at:
+            self.rest = data
+            self.rest = self._take_chunks(request, data[at:], settings)
+            return request
+        self.rest = data[at:]
         return request
 
     def _take_chunks(self, request: Request, data: bytes, settings: ServerSettings) -> bytes:

@@ -182,9 +182,9 @@ class Stream:
             length, body = self._announced(response), b""
         if self.body is not None and not self._can_drain(self.body):
             self.keep_alive = False
-        head = self._head(response, length, chunked=False)
+        data = self._head(response, length, chunked=False, content=body)
         self.detach()
-        self._line.send(head + body)
+        self._line.send(data)
         self._line.responded(self, self.keep_alive)
 
     def _reply_in_chunks(self, response: Response) -> None:
@@ -313,12 +313,17 @@ class Stream:
             return False
         return self._line.may_drain(body)
 
-    def _head(self, response: Response, length: int | None, chunked: bool) -> bytes:
+    def _head(self, response: Response, length: int | None, chunked: bool, content: bytes = b"") -> bytes:
         self.keep_alive = keep_alive = self.keep_alive and self._line.may_stay()
         stays = b"" if self.request.minor else b"keep-alive"
         connection = stays if keep_alive else b"close"
         return write_response_head(
-            response, length=length, chunked=chunked, connection=connection, date=self._line.date()
+            response,
+            length=length,
+            chunked=chunked,
+            connection=connection,
+            date=self._line.date(),
+            content=content,
         )
 
     def __repr__(self) -> str:

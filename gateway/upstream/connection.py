@@ -33,7 +33,7 @@ from gateway.http.framing import (
 )
 from gateway.http.message import Headers, Request, Response, find_all
 from gateway.http.outbox import Outbox
-from gateway.http.parse import BadResponse, HeadLimits, parse_response_head
+from gateway.http.parse import BadResponse, HeadLimits, parse_response_head, read_response_ahead
 from gateway.http.serialize import write_last_chunk
 from gateway.pipeline.errors import (
     GatewayError,
@@ -394,19 +394,23 @@ class UpstreamConnection:
     def _read_head(self, call: HttpCall, data: bytes) -> None:
         limits = self._home.limits
         while True:
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                if len(data) > limits.head or b"HTTP/1."[: len(data)] != data[:7]:
-                    self._fail(UpstreamProtocolError("the instance's answer is not HTTP/1.1"))
-                else:
-                    self._buffer = data
-                return
-            try:
-                response, framing, keep_alive = parse_response_head(data[: end + 4], call.method, limits)
-            except BadResponse as error:
-                self._fail(UpstreamProtocolError(f"the instance's answer is malformed: {error}"))
-                return
-            data = data[end + 4 :]
+            ahead = read_response_ahead(data, call.method, limits)
+            if ahead is not None:
+                response, framing, keep_alive, size = ahead
+            else:
+                size = data.find(b"\r\n\r\n") + 4
+                if size < 4:
+                    if len(data) > limits.head or b"HTTP/1."[: len(data)] != data[:7]:
+                        self._fail(UpstreamProtocolError("the instance's answer is not HTTP/1.1"))
+                    else:
+                        self._buffer = data
+                    return
+                try:
+                    response, framing, keep_alive = parse_response_head(data[:size], call.method, limits)
+                except BadResponse as error:
+                    self._fail(UpstreamProtocolError(f"the instance's answer is malformed: {error}"))
+                    return
+            data = data[size:]
             if response.status >= 200:
                 break
             if response.status == 101:

@@ -65,11 +65,11 @@ class HttpUpstream:
         """
         if instance.http2:
             return self._over_http2().send(instance, request, until, sink)
-        head = write_request_head(request, instance.authority)
         if request.trailers and request.body is not None:
-            data = head + encode_chunk(request.body) + write_last_chunk(request.trailers)
+            content = encode_chunk(request.body) + write_last_chunk(request.trailers)
         else:
-            data = head + request.body if request.body else head
+            content = request.body or b""
+        data = write_request_head(request, instance.authority, content)
         address = (instance.host, instance.port, instance.tls)
         connections = self._by_address.get(address)
         if connections is None:
