@@ -1,40 +1,45 @@
-"""Latency of one instance as an exponentially weighted average over time.
+"""Latency of one instance as an exponentially weighted average.
 
-    value += (sample - value) * (1 - exp(-dt / tau)),   dt = seconds since the last sample
+    value += (sample - value) * max(1 / 20, 1 - exp(-dt / tau))       dt: seconds since the last sample
 
-so the estimate forgets at the same speed whatever the rate of requests. Two things make it fit for
-choosing instances:
+A busy instance's estimate forgets by the number of calls, so that it follows a slowdown within twenty of
+them; a quiet one's by time, so that one sample after a pause counts for much. Either law alone is worse: by
+time alone (10 s) the p99 of the picker that reads it is 1.17 to 1.34 times an oracle's, so 1.13 to 1.31.
+
+Two things make it fit for choosing instances:
 
 - A failure counts as at least `penalty` seconds. Without that, an instance that fails in 2 ms looks like
-the fastest and
-  attracts the traffic: 59.6 % of it in simulation with 24 instances, against 0.01 % with a penalty of 500 ms.
+  the fastest and attracts the traffic: 59.6 % of it in simulation with 24 instances, 0.01 % with it.
 - An instance that is not chosen brings no samples, so an old bad estimate would shut it out for ever.
-`relax` lets an
-  unheard-of estimate drift towards what the others have.
+  `relax` lets an unheard-of estimate drift towards what the others have.
 
-Source: Finagle's peak EWMA (time constant); design of the error penalty simulated in loadtests/sims.
+Source: Finagle, peak EWMA (time constant); penalty and weights simulated in loadtests/sims/balancing.py.
 """
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, log
+from typing import Final
+
+LEAST: Final = 0.05
+"""Weight of a sample, however soon after the last one."""
 
 
 class Ewma:
-    """Seconds of latency. tau: time constant; penalty: the least that a failure counts as; both in
-    seconds.
+    """Seconds of latency. tau: time constant of a quiet instance; penalty: what a failure counts as at least.
 
-    `value` is 0.0 while nothing is known.
+    Both in seconds. `value` is 0.0 while nothing is known.
     """
 
-    __slots__ = ("_heard_at", "_relaxed_at", "drift", "penalty", "tau", "value")
+    __slots__ = ("_heard_at", "_pause", "_relaxed_at", "drift", "penalty", "tau", "value")
 
-    def __init__(self, tau: float = 10.0, penalty: float = 0.5, drift: float = 1.5) -> None:
+    def __init__(self, tau: float = 3.0, penalty: float = 0.5, drift: float = 1.5) -> None:
         self.tau = tau
         self.penalty = penalty
         self.drift = drift
         self.value = 0.0
         self._heard_at = 0.0
+        self._pause = -tau * log(1.0 - LEAST)  # s after which a sample counts for more than the least
         self._relaxed_at = 0.0
 
     def record(self, latency: float, now: float) -> None:
@@ -43,10 +48,11 @@ class Ewma:
         if value == 0.0:
             self.value = max(latency, 1e-6)
         else:
+            weight = LEAST
             elapsed = now - self._heard_at
-            if elapsed < 1e-3:  # several answers at one instant weigh a millisecond each: none is thrown away
-                elapsed = 1e-3
-            self.value = value + (latency - value) * (1.0 - exp(-elapsed / self.tau))
+            if elapsed > self._pause:
+                weight = 1.0 - exp(-elapsed / self.tau)
+            self.value = value + (latency - value) * weight
         self._heard_at = now
 
     def record_error(self, latency: float, now: float) -> None:
