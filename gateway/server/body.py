@@ -32,6 +32,11 @@ class Body:
         self.draining = False  # the response is complete, the rest is read away
 
     @property
+    def is_chunked(self) -> bool:
+        """Does it come in chunks, each of which costs time, however small?"""
+        return isinstance(self._reader, ChunkedReader)
+
+    @property
     def done(self) -> bool:
         """Was its last byte read?"""
         return self._reader.done

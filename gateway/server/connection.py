@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from math import inf
-from typing import cast
+from typing import Final, cast
 
 from gateway.http.message import Request
 from gateway.http.parse import BadRequest
@@ -34,6 +34,11 @@ from gateway.server.heads import Heads
 from gateway.server.host import Host
 from gateway.server.problem import new_request_id, problem
 from gateway.server.stream import Stream
+
+# What one connection may have done in one turn of the event loop, however much it sent at once: steps (a
+# request answered, a slice of a body read), and bytes of a chunked body, which cost as chunks, not as bytes.
+_TURNS: Final = 16
+_SLICE: Final = 32 * 1024
 
 
 class ServerConnection:
@@ -195,8 +200,14 @@ class ServerConnection:
         self._running = True
         host = self._host
         receiver: Receiver | None = None
+        turns = 0
         try:
             while self._buffer:
+                if turns == _TURNS:  # others want to be heard too
+                    host.loop.call_soon(self._run)
+                    self._balance()
+                    return
+                turns += 1
                 stream = self.stream
                 if stream is None:
                     if self._closing or self._blocked:
@@ -275,6 +286,8 @@ class ServerConnection:
 
     def _read_body(self, stream: Stream, body: Body) -> None:
         data, self._buffer = self._buffer, b""
+        if len(data) > _SLICE and body.is_chunked:
+            data, self._buffer = data[:_SLICE], data[_SLICE:]
         try:
             piece = body.feed(data, self._host.settings.body_limit)
         except GatewayError as error:
@@ -282,7 +295,7 @@ class ServerConnection:
             return
         done = body.done
         if done:
-            self._buffer = body.rest
+            self._buffer = body.rest + self._buffer if self._buffer else body.rest
             stream.body = None
             stream.request.trailers = body.trailers
         if body.draining:
