@@ -18,7 +18,7 @@ from gateway.pipeline.errors import (
 from gateway.pipeline.exchange import Phase
 from gateway.pipeline.filter import Filter
 from gateway.pipeline.pool import Pool
-from gateway.pipeline.pool_verbs import Breaker, PoolSettings
+from gateway.pipeline.pool_verbs import Breaker, Hedge, PoolSettings, Retry
 from gateway.pipeline.promise import Eventual, Promise
 from tests.playbooks.stage import Stage, make_pool
 
@@ -44,6 +44,8 @@ EVENTS = st.sampled_from(
         "client gone",
         "not writable",
         "writable",
+        "hedge time",
+        "other",
     ]
 )
 
@@ -96,23 +98,45 @@ FILTERS = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
-@given(FILTERS, st.booleans(), st.lists(EVENTS, max_size=25), st.sampled_from([0, 100]))
+ATTEMPTS = 1 + Retry().attempts + 1  # the first, its retries, a hedge
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    FILTERS,
+    st.booleans(),
+    st.lists(EVENTS, max_size=30),
+    st.sampled_from([0, 100]),
+    st.integers(1, 4),
+    st.booleans(),
+)
 def test_everything_taken_is_given_back_exactly_once(
-    told: list[tuple[str, bool, str, bool]], streamed: bool, events: list[str], replay_limit: int
+    told: list[tuple[str, bool, str, bool]],
+    streamed: bool,
+    events: list[str],
+    replay_limit: int,
+    instances: int,
+    hedges: bool,
 ) -> None:
-    stage = Stage(settings=PoolSettings(breaker=Breaker(min_calls=2)), replay_limit=replay_limit)
+    pool = PoolSettings(breaker=Breaker(min_calls=2), hedge=Hedge(at="50ms") if hedges else None)
+    stage = Stage(settings=pool, replay_limit=replay_limit)
     lite = make_pool("lite", ["l"], stage)
     filters = [
         Permit(verdict, body, answer, lite if softer else None) for verdict, body, answer, softer in told
     ]
     stage = Stage(
-        filters, settings=PoolSettings(breaker=Breaker(min_calls=2)), replay_limit=replay_limit, pools=[lite]
+        filters, settings=pool, replay_limit=replay_limit, pools=[lite], instances="abcd"[:instances]
     )
     drive(stage, filters, streamed, events)
+    sends = [line for line in stage.log if line.startswith("send")]
+    assert sum(line != "send l" for line in sends) <= ATTEMPTS
+    assert sends.count("send l") <= ATTEMPTS
+    assert stage.ctx.attempts == len(sends)
     assert stage.exchange is not None
     if stage.exchange.phase is not Phase.DONE:
         stage.exchange.on_client_gone()
+    calls = [(call.instance, stage.log.count(f"cancel {call.instance}")) for call in stage.calls]
+    assert all(cancelled <= stage.log.count(f"send {name}") for name, cancelled in calls)
     stage.assert_all_released()
     assert all(filter.taken == filter.returned <= 1 for filter in filters)
     finals = [line for line in stage.log if line.startswith(("reply", "end", "abort"))]
@@ -138,10 +162,13 @@ def drive(stage: Stage, filters: list[Permit], streamed: bool, events: list[str]
     headed: set[int] = set()
     over: set[int] = set()
     body_over = not streamed
+    chosen = 0  # which of the calls under way the next event is about
     for event in events:
-        call = len(stage.calls) - 1
+        under_way = [n for n in range(len(stage.calls)) if n not in over]
+        call = under_way[chosen % len(under_way)] if under_way else len(stage.calls) - 1
+        sink = stage.calls[call].sink if stage.calls else None
         promises = [p for f in filters for p in f.promises if not p.done]
-        open_call = call >= 0 and call not in over
+        open_call = sink is not None and call not in over
         done = exchange.phase is Phase.DONE
         match event.split():
             case ["body", "error"] if not body_over and "proceed" in stage.log and not done:
@@ -151,26 +178,26 @@ def drive(stage: Stage, filters: list[Permit], streamed: bool, events: list[str]
                 body_over = bool(last)
                 guarded(lambda last=last: exchange.on_body(b"xy", bool(last)))
             case ["ready"] if open_call and call not in headed:
-                stage.sink.on_ready()
+                sink.on_ready()
             case ["respond", *status] if open_call and call not in headed:
                 over.add(call)
-                stage.respond(int(status[0]) if status else 200)
+                sink.on_response(Response(int(status[0]) if status else 200, [], b"ok"))
             case ["head"] if open_call and call not in headed:
                 headed.add(call)
-                stage.respond(200, None)
+                sink.on_response(Response(200, [], None))
             case ["chunk", *last] if open_call and call in headed:
                 if last:
                     over.add(call)
-                stage.sink.on_chunk(b"data", bool(last))
+                sink.on_chunk(b"data", bool(last))
             case ["connect", "error"] if open_call and call not in headed:
                 over.add(call)
-                stage.sink.on_error(UpstreamConnectError("refused"))
+                sink.on_error(UpstreamConnectError("refused"))
             case ["reset"] if open_call:
                 over.add(call)
-                stage.sink.on_error(UpstreamReset("reset"))
+                sink.on_error(UpstreamReset("reset"))
             case ["timeout"] if open_call:
                 over.add(call)
-                stage.sink.on_error(UpstreamTimeout("slow"))
+                sink.on_error(UpstreamTimeout("slow"))
             case ["promise", "none"] if promises:
                 late: Response | None = (
                     Response(200, [], b"late") if exchange.phase is Phase.ANSWERING else None
@@ -183,6 +210,11 @@ def drive(stage: Stage, filters: list[Permit], streamed: bool, events: list[str]
             case ["time"]:
                 stage.clock.advance(4.0)
                 stage.timers.fire()
+            case ["hedge", "time"]:
+                stage.clock.advance(0.05)
+                stage.timers.fire()
+            case ["other"]:
+                chosen += 1
             case ["client", "gone"]:
                 exchange.on_client_gone()
             case ["not", "writable"] if not done:
