@@ -78,7 +78,18 @@ class GoneAway(Event):
 
 
 class PlainEncoder(Encoder):
-    """HPACK without Huffman codes: they cost more here than the bytes that they save."""
+    """HPACK without Huffman codes, which cost more here than the bytes that they save, and a small table."""
+
+    @property
+    def header_table_size(self) -> int:
+        """Bytes of the dynamic table; of what a peer offers no more than a little is used (§10.5.1)."""
+        return self.header_table.maxsize
+
+    @header_table_size.setter
+    def header_table_size(self, value: int) -> None:
+        value = min(value, _TABLE)
+        if value != self.header_table.maxsize:
+            Encoder.header_table_size.fset(self, value)  # type: ignore[attr-defined]  # it is a property
 
     def encode(  # type: ignore[override]  # of the many forms that hpack takes, the one that is used
         self, headers: Iterable[tuple[bytes, bytes]], huffman: bool = False
@@ -223,8 +234,6 @@ class Machine(H2Connection):
             events.extend(super().receive_data(frame))
         except ProtocolError as error:
             raise self._mapped(error) from error
-        if kind == _SETTINGS and self.encoder.header_table_size > _TABLE:
-            self.encoder.header_table_size = _TABLE
 
     def _charge(self, kind: int, flags: int, length: int) -> None:
         if kind in (_DATA, _HEADERS):

@@ -60,7 +60,7 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
     "name with parenthesis": (G + H + b"X(1): a\r\n\r\n", 400),
     # the request line
     "HTTP/0.9": (b"GET /\r\n\r\n", 400),
-    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "HTTP/2 preface with a path": (b"PRI / HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "HTTP/1.2": (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", 400),
     "HTTP/3.0": (b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 400),
     "version of two digits": (b"GET / HTTP/1.10\r\nHost: a\r\n\r\n", 400),
