@@ -53,6 +53,7 @@ class RecordingCall:
 
     def __init__(self, stage: Stage, instance: str, sink: Sink) -> None:
         self.stage, self.instance, self.sink = stage, instance, sink
+        self.cancelled = False
         self.silence = 0.0  # s that it may be silent; 0.0: its deadline holds
 
     def write(self, data: bytes, last: bool, trailers: Headers | None = None) -> None:
@@ -72,6 +73,7 @@ class RecordingCall:
         self.silence = idle
 
     def cancel(self) -> None:
+        self.cancelled = True
         self.stage.log.append(f"cancel {self.instance}")
 
 
