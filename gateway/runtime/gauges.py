@@ -13,6 +13,7 @@ from prometheus_client.core import Metric
 from gateway.discovery.registry import RegistryStatus
 from gateway.pipeline.pressure import Pressure
 from gateway.pipeline.snapshot import Snapshot
+from gateway.pipeline.tunnel import Tunnels
 from gateway.runtime.listening import handshakes
 from gateway.runtime.policies import Policies
 from gateway.server.listener import Listener
@@ -24,6 +25,7 @@ def traffic(
     snapshot: Snapshot,
     listeners: Mapping[str, Listener],
     pressure: Pressure,
+    tunnels: Tunnels,
     telemetry: Telemetry,
     now: float,
 ) -> Iterator[Metric]:
@@ -36,10 +38,14 @@ def traffic(
                 sum(listener.connections for listener in listeners.values()),
             ),
             "headgate_in_flight": ("Requests under way.", pressure.in_flight),
+            "headgate_tunnels": ("Tunnels (WebSockets) open; they are under way, too.", tunnels.open),
             "headgate_pressure": ("0 at ease .. 1.", pressure.level),
             "headgate_loop_lag_seconds": ("p90 lateness of the event loop.", pressure.lag),
         }
     )
+    yield counter("headgate_tunnels_opened", "Tunnels opened.", tunnels.opened)
+    yield counter("headgate_tunnel_received_bytes", "Bytes from clients in tunnels.", tunnels.bytes_in)
+    yield counter("headgate_tunnel_sent_bytes", "Bytes to clients in tunnels.", tunnels.bytes_out)
     yield handshakes(listeners)
     yield counter(
         "headgate_access_log_dropped", "Lines that could not be written.", telemetry.access_log.dropped

@@ -24,9 +24,16 @@ from gateway.runtime.listening import fixed
 
 EVERY = 0.2  # s
 FIXED = ("listen", "workers", "registry", "stores", "log", "telemetry")  # what is opened once, at the start
-LIVE_LIMITS = frozenset(
-    {"request_timeout", "trusted_proxies", "answer_bytes", "buffered_bytes"}
-)  # snapshot's
+LIVE_LIMITS = frozenset(  # snapshot's
+    {
+        "answer_bytes",
+        "buffered_bytes",
+        "request_timeout",
+        "stream_idle",
+        "trusted_proxies",
+        "tunnel_idle",
+    }
+)
 
 log = logging.getLogger("headgate.policies")
 

@@ -393,7 +393,14 @@ class Worker:
     def traffic(self) -> list[Metric]:
         """What this process does now: gauges that only the event loop may read."""
         return list(
-            gauges.traffic(self.snapshot, self._listeners, self._pressure, self._telemetry, self._clock.now())
+            gauges.traffic(
+                self.snapshot,
+                self._listeners,
+                self._pressure,
+                self.gateway.tunnels,
+                self._telemetry,
+                self._clock.now(),
+            )
         )
 
     @property
