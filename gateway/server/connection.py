@@ -35,8 +35,8 @@ from gateway.server.host import Host
 from gateway.server.problem import new_request_id, problem
 from gateway.server.stream import Stream
 
-# What one connection may have done in one turn of the event loop, however much it sent at once: steps (a
-# request answered, a slice of a body read), and bytes of a chunked body, which cost as chunks, not as bytes.
+# What one connection may have done in one turn of the event loop, however much it sent at once: requests
+# answered (a slice of a body counts as four), and bytes of a slice of a chunked body, which cost as chunks.
 _TURNS: Final = 16
 _SLICE: Final = 32 * 1024
 
@@ -203,7 +203,7 @@ class ServerConnection:
         turns = 0
         try:
             while self._buffer:
-                if turns == _TURNS:  # others want to be heard too
+                if turns >= _TURNS:  # others want to be heard too
                     host.loop.call_soon(self._run)
                     self._balance()
                     return
@@ -225,6 +225,7 @@ class ServerConnection:
                         break
                     receiver = stream.receiver
                     self._read_body(stream, body)
+                    turns += _TURNS // 4
         except Exception as bug:
             self._crash(receiver, bug)
         finally:
