@@ -37,6 +37,7 @@ from gateway.http.forwarded import Forwarding
 from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.exchange import begin
 from gateway.pipeline.gateway import Gateway
+from gateway.pipeline.mirroring import Mirrors
 from gateway.pipeline.ports import BlobStore, CounterStore
 from gateway.pipeline.pressure import Pressure
 from gateway.pipeline.routes import Routes
@@ -263,6 +264,7 @@ class Worker:
             pressure=self._pressure,
             gateways=_alone if self._link is None else self._link.count,
             traces=bool(schema.telemetry.otlp),
+            mirrors=Mirrors(self.gateway),
         )
 
     async def _open_redis(self, store: Store, use: str) -> RedisClient:
