@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr
 
 from loadtests.bench import rows
 from loadtests.bench.table import title
@@ -32,14 +32,19 @@ def draw(run: Mapping[str, Any]) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'font-family="Helvetica, Arial, sans-serif" font-size="14" role="img" '
-        f'aria-label="{escape(f"CPU per request in microseconds. {said}.", {chr(34): "&quot;"})}">',
+        f"aria-label={quoteattr(f'CPU per request in microseconds. {said}.')}>",
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-        _text(MARGIN, 34, "CPU per request, µs: shorter is better", INK, size=19, bold=True),
+        _text(
+            MARGIN, 34, "CPU per request in µs, and times NGINX's: shorter is better", INK, size=19, bold=True
+        ),
     ]
     for number, name in enumerate(panels):
         parts += _panel(MARGIN + number * (PANEL + GAP), name, run["rows"][name]["peers"])
-    machine = f"median of {run['rounds']} interleaved rounds, {run['date']}, one core of an {run['cpu']}"
-    parts.append(_text(MARGIN, height - 14, f"{machine}; make bench; docs/benchmarks.md", FAINT, size=12))
+    footer = f"median of {run['rounds']} interleaved rounds, {run['date']}, one core of an {run['cpu']}"
+    footer += "; make bench; docs/benchmarks.md"
+    if any(set(rows.ALL[name].lesser) & set(run["rows"][name]["peers"]) for name in panels):
+        footer += "     * does less work"
+    parts.append(_text(MARGIN, height - 14, footer, FAINT, size=12))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -62,7 +67,7 @@ def _bar(
     start, middle = x + LABEL, y + BAR / 2 + 5
     label = title(peer).replace("Headgate, pure Python", "… pure Python") + " *" * lesser
     parts = [
-        _text(start - 8, middle, label, INK, end=True, bold=own),
+        _text(start - 8, middle, label, INK, end=True, bold=peer == "headgate"),
         f'<rect x="{start}" y="{y}" width="{length:.1f}" height="{BAR}" rx="3" fill="{colour}"/>',
     ]
     if part > 1:  # cut: two white strokes through the bar
@@ -71,9 +76,9 @@ def _bar(
             f'stroke="#ffffff" stroke-width="3" fill="none"/>'
         )
     ratio = figures.get("ratio_median")
-    beside = "" if ratio is None or peer == "nginx" else f" {ratio:.1f}×"
+    beside = "" if ratio is None or peer == "nginx" else f" · {ratio:.1f}×"
     number = f"{cost:.0f}{beside}"
-    parts.append(_text(start + length + 7, middle, number, INK if own else FAINT, bold=own))
+    parts.append(_text(start + length + 7, middle, number, INK if own else FAINT, bold=peer == "headgate"))
     return parts
 
 

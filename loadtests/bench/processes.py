@@ -84,7 +84,7 @@ def _await_port(process: subprocess.Popen[bytes], port: int, folder: Path) -> No
             said = (folder / "errors").read_text(errors="replace") + (folder / "output").read_text(
                 errors="replace"
             )
-            raise NotStarted(f"ended with {process.returncode}: {said[-1000:].strip()}")
+            raise NotStarted(f"ended with {process.returncode}: {said[-400:].strip()}")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)

@@ -3,7 +3,7 @@
     python -m loadtests.micro.exchange_cpu [--policies DIR] [--profile]
 
 The hot loop flatters: in a serving process caches are cold and the same work costs two to three times as
-much (loadtests/bench.py measures that). It shows where the work is, and whether a change made it less.
+much (loadtests/bench measures that). It shows where the work is, and whether a change made it less.
 """
 
 from __future__ import annotations

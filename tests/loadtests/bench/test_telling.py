@@ -51,7 +51,7 @@ def test_a_bar_that_leaves_the_panel_is_cut_and_keeps_its_number() -> None:
     longest = max(float(one.get("width", "0")) for one in root.iter(f"{SVG}rect") if one.get("rx"))
     assert longest == picture.LONGEST
     assert drawn.count("stroke-width") == 3  # one cut per panel: aiohttp's eleven times
-    assert "330 11.0×" in drawn
+    assert "330 · 11.0×" in drawn
 
 
 def test_everything_of_the_picture_lies_within_it() -> None:
