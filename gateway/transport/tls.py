@@ -187,10 +187,14 @@ class TlsTransport:
         """Decrypt what waits, a slice at a time, for as long as the protocol above wants it."""
         if self._incoming.pending or self.ssl.pending():
             self._read()
-        while self._rest and not (self._paused or self._deaf):
-            piece, self._rest = self._rest[:SLICE], self._rest[SLICE:]
-            self._incoming.write(piece)
+        rest, self._rest = self._rest, b""
+        view, at = memoryview(rest), 0
+        while at < len(rest) and not (self._paused or self._deaf):
+            self._incoming.write(view[at : at + SLICE])
+            at += SLICE
             self._read()
+        if at < len(rest) and not self._deaf:
+            self._rest = rest[at:]
         if self._late and not (self._rest or self._paused):
             self._late = False
             if not self._end():
@@ -254,7 +258,7 @@ class TlsTransport:
         for at in range(0, len(data), SLICE):
             self.ssl.write(view[at : at + SLICE])
             records.append(self._outgoing.read())
-        self._tcp.writelines(records)
+        self._tcp.write(b"".join(records))
 
     def writelines(self, pieces: Sequence[bytes]) -> None:
         """Encrypt and send several pieces as one: a record costs more than a copy."""

@@ -21,7 +21,7 @@ class Ear:
     """Keeps what it hears; stays after the other side's end when told to."""
 
     def __init__(self, stays: bool = True) -> None:
-        self.heard = b""
+        self.heard = bytearray()
         self.largest = 0
         self.ended = False
         self.stays = stays
