@@ -17,7 +17,13 @@ from typing import cast
 
 from gateway.http.outbox import Outbox
 from gateway.http.parse import HeadLimits
-from gateway.pipeline.errors import GatewayError, Overloaded, UpstreamConnectError, UpstreamTlsError, UpstreamTimeout
+from gateway.pipeline.errors import (
+    GatewayError,
+    Overloaded,
+    UpstreamConnectError,
+    UpstreamTimeout,
+    UpstreamTlsError,
+)
 from gateway.pipeline.pool_verbs import Tls
 from gateway.pipeline.ports import Cancellable, Timers
 from gateway.upstream.connection import HttpCall, UpstreamConnection
