@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -37,6 +37,7 @@ class Recorder:
         self.body = b""
         self.error: GatewayError | None = None
         self.over = False
+        self.at_head: Callable[[], None] | None = None
 
     def on_ready(self) -> None:
         self.events.append("ready")
@@ -47,6 +48,8 @@ class Recorder:
     def on_response(self, response: Response) -> None:
         self.events.append("response")
         self.response = response
+        if self.at_head is not None:
+            self.at_head()
         if response.body is not None:
             self.body = response.body
             self.over = True
@@ -341,8 +344,8 @@ async def test_only_so_many_idle_connections_are_kept() -> None:
 async def test_a_paused_call_reads_no_further() -> None:
     async with world(answers(b"HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n" + b"x" * 4000000)) as w:
         call, sink = w.send()
-        await until(lambda: sink.body)
-        call.pause()  # type: ignore[attr-defined]
+        sink.at_head = call.pause  # type: ignore[attr-defined]
+        await until(lambda: sink.response)
         await asyncio.sleep(0.01)
         held = len(sink.body)
         await asyncio.sleep(0.05)
