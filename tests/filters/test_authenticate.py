@@ -9,9 +9,9 @@ import pytest
 
 from gateway.config.schema import Claims, IssuerConfig, May
 from gateway.config.units import Duration, Size
-from gateway.filters import authenticate
 from gateway.filters.authenticate import KIND, Authenticate, AuthenticateFilter
 from gateway.http.message import Response
+from gateway.pipeline import tokens
 from gateway.pipeline.chain import Chain
 from gateway.pipeline.context import Context
 from gateway.pipeline.directory import Credential, Directory
@@ -543,9 +543,9 @@ def test_a_verified_token_is_proved_anew_when_the_issuers_keys_may_have_changed(
     assert refusal.code == "unknown_token_key"
 
 
-def test_the_tokens_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(authenticate, "TOKENS_KEPT", 3)
+def test_the_tokens_kept_are_bounded() -> None:
     door = Door()
+    door.filter._tokens_kept = 3
     for number in range(5):
         assert door.bear(sign(door.claims(sub=f"bob{number}"), "ed", "EdDSA", "o"))[1] is None
 
@@ -594,7 +594,7 @@ def test_a_bug_while_proving_reaches_whoever_waits(monkeypatch: pytest.MonkeyPat
     box: list[Any] = []
     verdict.then(box.append, box.append)
     bug = RuntimeError("a bug")
-    monkeypatch.setattr(authenticate.tokens, "verify", lambda *_: (_ for _ in ()).throw(bug))
+    monkeypatch.setattr(tokens, "verify", lambda *_: (_ for _ in ()).throw(bug))
 
     door.keys.arrive()
 
