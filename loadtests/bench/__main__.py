@@ -23,6 +23,7 @@ from loadtests.bench.processes import NotStarted
 
 TOOLS = {"wrk": "wrk", "cc": "gcc libc6-dev", "taskset": "util-linux", "openssl": "openssl"}
 QUICK_ROWS = ("plain", "policy", "latency")
+QUICK_PEERS = ("nginx", "haproxy", "envoy", "headgate", "headgate-pure")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,9 +77,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     default = [name for name, peer in peers.ALL.items() if not peer.optional]
     parser.add_argument("--rows", type=_names, help=f"of {','.join(rows.ALL)} (default: all)")
-    parser.add_argument("--peers", type=_names, default=default, help=f"of {','.join(peers.ALL)}")
+    parser.add_argument("--peers", type=_names, help=f"of {','.join(peers.ALL)}")
     parser.add_argument("--rounds", type=int, help="windows per contestant (default: 6; --quick: 2)")
-    parser.add_argument("--quick", action="store_true", help=f"a smoke: {','.join(QUICK_ROWS)}, 2 rounds")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"a smoke: {','.join(QUICK_ROWS)}, 2 rounds, not recorded"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw this run")
     parser.add_argument("--readme", action="store_true", help="put the newest whole run into README.md")
@@ -86,6 +89,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--no-record", dest="record", action="store_false", help="leave loadtests/history alone"
     )
     options = parser.parse_args(arguments)
+    options.peers = options.peers or list(QUICK_PEERS if options.quick else default)
     options.rows = options.rows or list(QUICK_ROWS if options.quick else rows.ALL)
     options.rounds = options.rounds or (2 if options.quick else 6)
     options.record = options.record and not options.quick

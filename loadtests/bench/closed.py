@@ -12,7 +12,7 @@ from typing import Final
 from loadtests.bench import processes
 from loadtests.bench.peers import Running
 from loadtests.bench.site import PEERS, TARGET, Site
-from loadtests.bench.window import Window
+from loadtests.bench.window import Broken, Window
 
 _UNITS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 
@@ -35,13 +35,14 @@ class Load:
 
 
 def window(running: Running, load: Load, site: Site, turns: str | None = None) -> Window:
-    """Load a peer once. turns: a file of its own with what to send in turn. Raises CalledProcessError."""
+    """Load a peer once. turns: a file of its own with what to send in turn. Raises Broken."""
     command = wrk(load, running.port, turns or (str(site.turns) if load.keys else "-"))
     before = processes.cpu_ns(running.pid)
-    output = subprocess.run(
-        [*processes.pinned(processes.LOAD), *command], capture_output=True, text=True, check=True
-    ).stdout
-    return read(output, processes.cpu_ns(running.pid) - before, load.close)
+    ran = subprocess.run([*processes.pinned(processes.LOAD), *command], capture_output=True, text=True)
+    spent = processes.cpu_ns(running.pid) - before
+    if ran.returncode:
+        raise Broken(f"wrk ended with {ran.returncode}: {(ran.stderr or ran.stdout)[-200:].strip()}")
+    return read(ran.stdout, spent, load.close)
 
 
 def wrk(load: Load, port: int, turns: str) -> list[str]:
@@ -56,15 +57,17 @@ def wrk(load: Load, port: int, turns: str) -> list[str]:
 
 
 def read(output: str, cpu_ns: int, closes: bool = False) -> Window:
-    """Read what wrk printed. closes: the end of a connection is the plan, not a failure."""
+    """Read what wrk printed. closes: the end of a connection is the plan, not a failure. Raises Broken."""
     requests = int(re.findall(r"(\d+) requests in", output)[0])
+    if not requests:
+        raise Broken("nothing was answered")
     rate = float(re.findall(r"Requests/sec:\s+([\d.]+)", output)[0])
     percentile = partial(_percentile, output)
     p50, p99 = percentile(50), percentile(99)
     failed = sum(int(count) for count in re.findall(r"Non-2xx or 3xx responses: (\d+)", output))
     sockets = re.findall(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", output)
     failed += sum(int(count) for errors in sockets for count in (errors[:1] if closes else errors))
-    return Window(requests, cpu_ns / 1000 / requests if requests else math.nan, rate, p50, p99, failed)
+    return Window(requests, cpu_ns / 1000 / requests, rate, p50, p99, failed)
 
 
 def _percentile(output: str, part: int) -> float:

@@ -15,7 +15,7 @@ from loadtests.bench.processes import NotStarted
 from loadtests.bench.rows import Row
 from loadtests.bench.site import Site
 from loadtests.bench.summary import Figures, add_latency, summarise
-from loadtests.bench.window import Window, failures, interleave
+from loadtests.bench.window import Broken, Window, failures, interleave
 
 DIRECT = "direct"  # the load without a gateway
 
@@ -44,14 +44,15 @@ def hold(row: Row, peers: Sequence[Peer], rounds: int, site: Site, said: Callabl
             return Result(row.name, memory.measure(up, site, said), skipped)
         before = sum(reached(site))
         windows = _windows(row, up, site)
-        measured = interleave(windows, row.rounds_of(rounds), said=said)
+        measured, broken = interleave(windows, row.rounds_of(rounds), said=said)
         notes = [f"{name}: {count} requests failed" for name, count in failures(measured).items()]
         if row.kind == "latency":
             notes.append(_own_lateness(row, site))
         if row.cached and (asked := sum(reached(site)) - before):
             notes.append(f"{asked} requests reached an instance")
+    skipped |= broken
     figures = summarise(measured, BASELINE)
-    if row.kind == "latency":
+    if row.kind == "latency" and DIRECT in figures:
         add_latency(figures, measured, DIRECT, BASELINE)
     return Result(row.name, figures, skipped, notes)
 
@@ -81,7 +82,7 @@ def start(
     return up, skipped
 
 
-def _windows(row: Row, up: Mapping[str, Running], site: Site) -> dict[str, Callable[[], Window]]:
+def _windows(row: Row, up: Mapping[str, Running], site: Site) -> Mapping[str, Callable[[], Window]]:
     if row.kind == "latency":
         texts = openloop.requests(site, row.load.keys)
         direct = {DIRECT: partial(openloop.window, site.stable, None, site, texts)}
@@ -94,7 +95,10 @@ def _windows(row: Row, up: Mapping[str, Running], site: Site) -> dict[str, Calla
 def _own_lateness(row: Row, site: Site) -> str:
     """Say how late the generator itself sends: part of every latency, `direct` included."""
     texts = openloop.requests(site, row.load.keys)
-    times = openloop.fire(site.stable, texts, str(site.folder / "openloop"))
+    try:
+        times = openloop.fire(site.stable, texts, str(site.folder / "openloop"))
+    except Broken as error:
+        return f"how late the generator itself is was not measured: {error}"
     p50, p99 = (openloop.lateness_ms(times, part) * 1000 for part in (0.5, 0.99))
     return f"the generator itself sends late by {p50:.0f} µs (p50), {p99:.0f} µs (p99)"
 

@@ -21,7 +21,7 @@ from loadtests.bench.peers import Peer, Running, running
 from loadtests.bench.processes import NotStarted
 from loadtests.bench.site import TARGET, Site
 from loadtests.bench.summary import Figures, summarise
-from loadtests.bench.window import Window, interleave
+from loadtests.bench.window import Broken, Window, interleave
 
 STEPS: Final = {
     "endpoints": (10, 10_000),
@@ -53,7 +53,7 @@ def measure(
     for what, sizes in STEPS.items():
         try:
             figures |= _grown(own[0], what, sizes, rounds, site)
-        except (NotStarted, OSError, memory.Refused) as error:
+        except (NotStarted, OSError, memory.Refused, Broken) as error:
             skipped[what] = " ".join(str(error).split())
         said(what)
     return figures, skipped, [f"measured: {own[0].title}"]
@@ -66,7 +66,10 @@ def _grown(peer: Peer, what: str, sizes: Sequence[int], rounds: int, site: Site)
             name: stack.enter_context(_stage(peer, what, size, site))
             for name, size in zip(names, sizes, strict=True)
         }
-        return summarise(interleave(windows, rounds), names[0])
+        measured, broken = interleave(windows, rounds)
+    if broken:
+        raise Broken("; ".join(f"{name}: {why}" for name, why in broken.items()))
+    return summarise(measured, names[0])
 
 
 @contextlib.contextmanager
@@ -86,7 +89,7 @@ def _stage(peer: Peer, what: str, size: int, site: Site) -> Iterator[Callable[[]
 def _window(one: Running, turns: str, site: Site) -> Window:
     window = closed.window(one, Load(), site, turns)
     if window.failed:
-        raise NotStarted(f"{window.failed} of {window.requests} requests failed")
+        raise Broken(f"{window.failed} of {window.requests} requests failed")
     return window
 
 

@@ -19,7 +19,7 @@ from typing import Final
 from loadtests.bench import processes
 from loadtests.bench.peers import Running
 from loadtests.bench.site import PEERS, TARGET, Site
-from loadtests.bench.window import Window
+from loadtests.bench.window import Broken, Window
 
 RATE: Final = 500.0  # requests/s
 SECONDS: Final = 1.0
@@ -58,10 +58,12 @@ def read(output: str) -> list[Times]:
 
 
 def as_window(times: Sequence[Times], cpu_ns: float) -> Window:
-    """Return the measurement: percentiles in ms, the rate that was reached."""
+    """Return the measurement: percentiles in ms, the rate that was reached. Raises Broken."""
     latencies = [latency_ms(one) for one in times]
     failed = sum(1 for one in times if not 200 <= one.status < 300)
-    elapsed = max(one.answered for one in times) / 1e9 or math.nan
+    if (unanswered := sum(1 for one in times if not one.status)) > len(times) / 100:
+        raise Broken(f"{unanswered} of {len(times)} requests were never answered")
+    elapsed = max(one.answered for one in times) / 1e9
     return Window(
         len(times),
         cpu_ns / 1000 / len(times),
@@ -80,16 +82,16 @@ def lateness_ms(times: Sequence[Times], part: float) -> float:
 def fire(
     port: int, requests: bytes, generator: str, rate: float = RATE, seconds: float = SECONDS
 ) -> list[Times]:
-    """Send at the rate for as long. Raises CalledProcessError."""
+    """Send at the rate for as long. Raises Broken."""
     command = [generator, str(port), str(rate), str(int(rate * seconds)), str(CONNECTIONS)]
-    ran = subprocess.run(
-        [*processes.pinned(processes.LOAD), *command], input=requests, capture_output=True, check=True
-    )
+    ran = subprocess.run([*processes.pinned(processes.LOAD), *command], input=requests, capture_output=True)
+    if ran.returncode:
+        raise Broken(f"the generator ended with {ran.returncode}: {ran.stderr.decode()[-200:].strip()}")
     return read(ran.stdout.decode())
 
 
 def window(port: int, running: Running | None, site: Site, requests: bytes) -> Window:
-    """Load a peer, or the instance itself, once."""
+    """Load a peer, or the instance itself, once. Raises Broken."""
     before = processes.cpu_ns(running.pid) if running else 0
     times = fire(port, requests, str(site.folder / "openloop"))
     return as_window(times, processes.cpu_ns(running.pid) - before if running else math.nan)

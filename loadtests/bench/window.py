@@ -31,6 +31,10 @@ class Window:
     failed: int = 0
 
 
+class Broken(Exception):
+    """A window that can't be measured: the load ended badly, or nothing was answered. The text says which."""
+
+
 Round = Mapping[str, Window]
 
 
@@ -39,18 +43,30 @@ def interleave(
     rounds: int,
     settle: Callable[[float], None] = time.sleep,
     said: Callable[[str], None] = lambda text: None,
-) -> list[Round]:
-    """Return one window per contestant and round; a first round warms up and is thrown away."""
-    measured: list[Round] = []
+) -> tuple[list[Round], dict[str, str]]:
+    """Return one window per contestant and round, and why some have none.
+
+    A first round warms up and is thrown away. Whoever breaks is out of all rounds; the others go on.
+    """
+    measured: list[dict[str, Window]] = []
+    broken: dict[str, str] = {}
     for number in range(rounds + 1):
         windows = {}
         for name, window in contestants.items():
+            if name in broken:
+                continue
             settle(SETTLE)
-            windows[name] = window()
+            try:
+                windows[name] = window()
+            except Broken as error:
+                broken[name] = str(error)
         said(f"round {number} of {rounds}" if number else "warmed up")
         if number:
             measured.append(windows)
-    return measured
+    for windows in measured:
+        for name in broken:
+            windows.pop(name, None)
+    return list(measured), broken
 
 
 def failures(rounds: Sequence[Round]) -> dict[str, int]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from loadtests.bench import openloop
 from loadtests.bench.openloop import Times, as_window, latency_ms, percentile, schedule
 from loadtests.bench.site import PEERS, build
+from loadtests.bench.window import Broken
 
 MS = 1_000_000  # ns
 
@@ -68,9 +69,11 @@ def test_a_percentile_is_a_value_that_the_part_does_not_exceed(values: list[floa
 
 
 def test_a_request_that_was_never_answered_is_infinitely_late_and_failed() -> None:
-    window = as_window([Times(0, 10, 20, 200), Times(2 * MS, 2 * MS, 0, 0)], 0)
-    assert window.failed == 1
-    assert window.p99 == float("inf")
+    lost = Times(0, 10, 0, 0)
+    assert latency_ms(lost) == float("inf")
+    assert as_window([Times(0, 10, 20, 200)] * 99 + [lost], 0).failed == 1
+    with pytest.raises(Broken, match="2 of 100 requests were never answered"):
+        as_window([Times(0, 10, 20, 200)] * 98 + [lost] * 2, 0)
 
 
 def test_the_open_loop_sends_the_same_prediction_as_the_closed_one() -> None:
