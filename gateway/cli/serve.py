@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from typing import Any
 
 from gateway.cli.common import add_policies
@@ -51,6 +52,8 @@ def _from_env(name: str) -> str | None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0 after a clean stop; 1: the policies are invalid; 3: a port is taken."""
+    for number in (signal.SIGHUP, signal.SIGUSR2):  # their default would end what is only starting
+        signal.signal(number, signal.SIG_IGN)
     from gateway.runtime.serve import serve
 
     return serve(

@@ -127,7 +127,7 @@ class Borrower:
         binding = pending.place(answer.binding)
         if not answer.allowed:
             self._restore(pending.reserved)
-            self._deny(pending.asks[max(0, answer.binding)], answer, now)
+            self._deny(pending.asks[max(0, answer.binding)], answer, sent)
             return Verdict(False, binding, answer.remaining, answer.retry_after, answer.reset)
         for claim in pending.reserved:
             self._spend(claim, now)
@@ -253,6 +253,7 @@ class Borrower:
                 lease.tokens += claim.cost
 
     def _deny(self, ask: Ask, answer: Answer, now: float) -> None:
+        """Remember a denial. now: when it was asked; asking a moment too early costs a message, no token."""
         lease = self._leases.get(ask.key)
         if lease is None or answer.retry_after == inf:
             return

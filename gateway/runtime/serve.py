@@ -157,8 +157,8 @@ class _Served(Protocol):
 async def _run(make: Callable[[], _Served]) -> int:
     stopping = asyncio.Event()
     early: list[Callable[[], None]] = []  # signals that came before everything is there
-    served = make()
     loop = asyncio.get_running_loop()
+    served = make()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: early.append(served.reload_soon))
@@ -175,7 +175,7 @@ async def _run(make: Callable[[], _Served]) -> int:
     print(
         f"ready {scheme}://{host}:{port} admin http://{admin_host}:{admin_port}", file=sys.stderr, flush=True
     )
-    for act in early[:1]:
+    for act in dict.fromkeys(early):
         act()
     settle_memory()
     await stopping.wait()
