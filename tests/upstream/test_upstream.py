@@ -38,12 +38,15 @@ class Recorder:
         self.error: GatewayError | None = None
         self.over = False
         self.at_head: Callable[[], None] | None = None
+        self.at_interim: Callable[[], None] | None = None
 
     def on_ready(self) -> None:
         self.events.append("ready")
 
     def on_interim(self, response: Response) -> None:
         self.events.append(f"interim {response.status}")
+        if self.at_interim is not None:
+            self.at_interim()
 
     def on_response(self, response: Response) -> None:
         self.events.append("response")
