@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.units import parse_address, render_address
+from gateway.runtime.parent import ending_with_parent
 
 PATIENCE = 60.0  # s until everything must be up
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of this machine
@@ -36,10 +37,32 @@ FIRST = (  # name, model and version, service, registry's version
     ("digits-v2-a", "digits=2", "digits", "v2"),
     ("digits-lite-a", "digits-lite=1", "digits-lite", "v1"),
 )
+GRPC = "v1"  # the version that speaks gRPC as well
 LAST = (  # those that make the gateway ready: who waits for that finds the canary and the lite model, too
     ("digits-v1-a", "digits=1", "digits", "v1"),
     ("digits-v1-b", "digits=1", "digits", "v1"),
 )
+
+
+PREDICT_GRPC = """\
+import sys
+
+import grpc
+from backends.open_inference import SERVICE, message
+
+tensor = message("ModelInferRequest.InferInputTensor")(name="input", datatype="FP32", shape=[1, 64])
+tensor.contents.fp32_contents.extend({row})
+request = message("ModelInferRequest")(model_name="digits", inputs=[tensor])
+with grpc.insecure_channel("{address}") as channel:
+    infer = channel.unary_unary(
+        f"/{{SERVICE}}/ModelInfer", lambda one: one.SerializeToString(), message("ModelInferResponse").FromString
+    )
+    try:
+        answer = infer(request, timeout=5, metadata=[("x-api-key", sys.argv[1])])
+        print(answer.model_name, answer.model_version, [(one.name, list(one.shape)) for one in answer.outputs])
+    except grpc.RpcError as error:
+        print(error.code().name, error.details())
+"""
 
 
 @dataclass(slots=True)
@@ -68,12 +91,14 @@ class Demo:
         policies: Path,
         *,
         http: str | None = None,
+        grpc: str | None = None,
         admin: str | None = None,
         etcd: str | None = None,
         models: Path | None = None,
     ) -> None:
         self.policies = policies
         self.http = render_address(parse_address(http or "127.0.0.1:8080"))
+        self.grpc = render_address(parse_address(grpc or "127.0.0.1:8081"))
         self.admin = render_address(parse_address(admin or "127.0.0.1:9080"))
         self.etcd = etcd
         self.models = models or Path(__file__).resolve().parents[2] / "backends" / "models"
@@ -116,11 +141,11 @@ class Demo:
         registry = _etcd_url(self.etcd) if self.etcd else None
         gateway = [
             *(sys.executable, "-m", "gateway", "serve", "--policies", str(self.policies)),
-            *("--http", self.http, "--admin-listen", self.admin),
+            *("--http", self.http, "--grpc", self.grpc, "--admin-listen", self.admin),
             *("--access-log", str(self.folder / "access.log")),
             *(("--registry", registry) if registry else ()),
         ]
-        self._say(f"  starting the gateway on {self.http}, admin on {self.admin}")
+        self._say(f"  starting the gateway on {self.http}, gRPC on {self.grpc}, admin on {self.admin}")
         self._spawn("gateway", gateway)
         self._until_up("the gateway", f"http://{self.admin}/healthz")
         for instances in (FIRST, LAST):
@@ -133,7 +158,7 @@ class Demo:
     def _all_registered(self) -> str | None:
         """None once the gateway knows every instance that was started; else what is missing."""
         known = len(self._ask("/instances"))
-        wanted = len(self.children) - 1
+        wanted = sum(1 + ("--grpc-address" in child.command) for child in self.children) - 1
         return None if known >= wanted else f"{known} of {wanted} have registered"
 
     def backend(self, model: str, service: str, version: str) -> list[str]:
@@ -143,13 +168,19 @@ class Demo:
             *(sys.executable, "-m", "backends", "serve", "--repository", str(self.models)),
             *("--models", model, "--address", "127.0.0.1:0", "--register", registry),
             *("--service", service, "--version-tag", version),
+            *(("--grpc-address", "127.0.0.1:0") if version == GRPC and service == "digits" else ()),
         ]
 
     def _spawn(self, name: str, command: list[str]) -> None:
         log = self.folder / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=ending_with_parent(),  # a demo that is killed leaves nobody behind
             )
         self.children.append(Child(name, command, process, log))
 
@@ -241,13 +272,14 @@ class Demo:
     def lines(self) -> str:
         """The lines to copy: one for every behaviour."""
         url, command = f"http://{self.http}", f"{Path(sys.executable).parent / 'headgate'}"
-        command = os.path.relpath(command)
+        command, python = os.path.relpath(command), os.path.relpath(sys.executable)
         digit = json.loads((self.models / "samples.json").read_text())
         row, label = _sample(digit)
         rows = json.dumps({"instances": [row]})
         v2 = json.dumps({"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 64], "data": row}]})
         (self.folder / "digit.json").write_text(rows)
         (self.folder / "digit-v2.json").write_text(v2)
+        (self.folder / "predict_grpc.py").write_text(PREDICT_GRPC.format(row=row, address=self.grpc))
         port = "" if self.admin == "127.0.0.1:9080" else f" --admin http://{self.admin}"
         where = "" if self.policies == Path("policies") else f" --policies {shlex.quote(str(self.policies))}"
         victim = next(child for child in self.children if child.name == "digits-v1-a")
@@ -258,6 +290,9 @@ Headgate is up: {url}   admin: http://{self.admin}   policies: {self.policies}/ 
 A prediction, as a TensorFlow Serving client asks (the picture is a {label}), and as a KServe V2 client does:
   {tfs}
   curl -si -H 'X-API-Key: demo-pro' {url}/v2/models/digits/infer -d @.demo/digit-v2.json
+The same over gRPC, to KServe V2's gRPC service (the gateway's second port), and without a key:
+  {python} .demo/predict_grpc.py demo-pro
+  {python} .demo/predict_grpc.py nobody
 A cache hit: run one of the lines above twice, in either dialect, and look at Cache-Status.
 What the model is, and whether it can serve:
   curl -s -H 'X-API-Key: demo-pro' {url}/v1/models/digits/metadata
@@ -308,5 +343,5 @@ def _tail(log: Path) -> str:
 
 def _advice(log: Path) -> str:
     if "port is taken" in log.read_text(errors="replace"):
-        return "\n  choose others: HEADGATE_HTTP_PORT=8180 HEADGATE_ADMIN_PORT=9180 make demo"
+        return "\n  choose others: HEADGATE_HTTP_PORT=8180 HEADGATE_GRPC_PORT=8181 HEADGATE_ADMIN_PORT=9180 make demo"
     return ""

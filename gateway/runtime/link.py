@@ -216,7 +216,7 @@ class Link:
             await asyncio.sleep(BEAT)
 
     async def _tell(self, crewman: Crewman) -> None:
-        while True:
+        while True:  # noqa: ASYNC110  # metrics are told by the clock
             await asyncio.sleep(max(LEAST_COUNT, COUNT_SHARE * self._tell_counts(crewman)))
 
     def _tell_counts(self, crewman: Crewman) -> float:

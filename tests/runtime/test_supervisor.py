@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -212,8 +213,8 @@ async def test_a_signal_that_comes_while_it_starts_ends_nothing(tmp_path: Path, 
         try:
             is_ready = asyncio.create_task(ready(process.stderr))
             async with asyncio.timeout(30):
-                await until(lambda: heeds(process.pid, signal.SIGHUP))  # none can before it runs
-                while not is_ready.done():  # noqa: ASYNC110  # signals are sent meanwhile
+                await until(partial(heeds, process.pid, signal.SIGHUP))  # none can before it runs
+                while not is_ready.done():
                     process.send_signal(signal.SIGHUP)
                     process.send_signal(signal.SIGUSR2)
                     await asyncio.sleep(0.02)
