@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from prometheus_client.core import CounterMetricFamily, Metric
 
@@ -21,6 +22,8 @@ from gateway.server.host import OnRefused
 from gateway.server.listener import Listener
 from gateway.server.settings import ServerSettings
 from gateway.server.tls import ServerTls, TlsUnusable
+
+Port = TypeVar("Port", bound=HttpListen)
 
 log = logging.getLogger("headgate.tls")
 
@@ -72,7 +75,7 @@ def renew(listeners: Mapping[str, Listener], listen: Listen) -> None:
 def fixed(listen: Listen, other: Listen) -> Listen:
     """Return `listen` with the other's TLS where both have some: what is left to differ needs a restart."""
 
-    def with_tls_of(mine: HttpListen, theirs: HttpListen) -> HttpListen:
+    def with_tls_of(mine: Port, theirs: HttpListen) -> Port:
         return mine if mine.tls is None or theirs.tls is None else replace(mine, tls=theirs.tls)
 
     listen = replace(listen, http=with_tls_of(listen.http, other.http))

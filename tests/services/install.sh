@@ -7,6 +7,7 @@ command -v etcd >/dev/null || missing="$missing etcd-server"
 command -v etcdctl >/dev/null || missing="$missing etcd-client"
 command -v redis-server >/dev/null || missing="$missing redis-server"
 command -v nginx >/dev/null || missing="$missing nginx-light"
+command -v haproxy >/dev/null || missing="$missing haproxy"
 command -v curl >/dev/null || missing="$missing curl"
 command -v wrk >/dev/null || missing="$missing wrk"
 [ -z "$missing" ] && exit 0
