@@ -84,8 +84,8 @@ STATUS = re.compile(rb"HTTP/1\.1 (\d\d\d) ")
 
 
 def statuses(answer: bytes) -> list[int]:
-    """Return the statuses of all answers in what a client received; bodies must hold no status line."""
-    return [int(found) for found in STATUS.findall(answer)]
+    """Return the statuses of all final answers in what a client received; bodies must hold no status line."""
+    return [int(found) for found in STATUS.findall(answer) if found >= b"200"]
 
 
 # The instance
