@@ -172,9 +172,8 @@ class Rehearsed(Filter):
     It acts on a copy of the request's context, so that whatever it chooses or lets in stays a rehearsal.
     """
 
-    moments = frozenset({"on_request", "on_done"})
-
     def __init__(self, inner: Filter, rule: Rule[object], clock: Clock) -> None:
+        self.moments = frozenset({"on_request", "on_done"})
         self.inner = inner
         self.name = inner.name
         self.place = inner.place

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
+from mypy_extensions import mypyc_attr
+
 from gateway.dialects.protocol import Dialect, Target
 from gateway.dialects.tensors import InferRequest
 from gateway.http.message import Request, Response
@@ -79,6 +81,7 @@ class Tried:
         return f"<Tried {self.instance} {self.kind}: {self.ended} in {self.seconds * 1000:.3f} ms>"
 
 
+@mypyc_attr(serializable=True)  # a rehearsal copies it
 class Context:
     """One request's state. Times: seconds, monotonic (`started`, `deadline`, `now`). Sizes: bytes."""
 
