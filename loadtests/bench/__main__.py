@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"the bench needs {' '.join(missing)} (as root on Debian: make peers)", file=sys.stderr)
         return 2
     processes.allow_many_files()
+    if "headgate" in options.peers and peers.stale():
+        _say("the compiled build is older than the sources (make native)")
     began = time.monotonic()
     run = history.start(options.peers, options.rounds)
     results = _hold(options)

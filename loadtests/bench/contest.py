@@ -33,7 +33,7 @@ class Result:
 def hold(row: Row, peers: Sequence[Peer], rounds: int, site: Site, said: Callable[[str], None]) -> Result:
     """Measure a row. What can't be measured is left out and told, whatever the reason."""
     if row.kind == "growth":
-        return Result(row.name, *growth.measure(peers, rounds, site, said))
+        return Result(row.name, *growth.measure(peers, row.rounds_of(rounds), site, said))
     with contextlib.ExitStack() as stack:
         up, skipped = start(row, peers, site, stack)
         for name, why in skipped.items():

@@ -24,7 +24,7 @@ Run = dict[str, Any]  # as it stands in the file
 
 
 def start(names: Iterable[str], rounds: int) -> Run:
-    """Return what is known before the first row."""
+    """Return what is known before the first row. stale: the compiled build is older than the sources."""
     models = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     present = [peers.ALL[name] for name in names if not peers.ALL[name].missing()]
     return {
@@ -35,6 +35,7 @@ def start(names: Iterable[str], rounds: int) -> Run:
         "python": platform.python_version(),
         "commit": _commit(),
         "versions": {peer.name: peer.version() for peer in present},
+        "stale": peers.stale(),
         "rounds": rounds,
     }
 

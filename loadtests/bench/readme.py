@@ -15,7 +15,7 @@ PICTURE: Final = peers.ROOT / "docs" / "bench.svg"
 BEGIN: Final = "<!-- bench: written by `python -m loadtests.bench --readme` -->"
 END: Final = "<!-- /bench -->"
 TABLE: Final = ("plain", "policy", "cache", "64k", "10m", "connect", "tls")
-COLUMNS: Final = ("nginx", "headgate", "headgate-pure", "haproxy", "envoy", "caddy", "varnish", "aiohttp")
+COLUMNS: Final = tuple(peers.ALL)
 
 
 def rewrite(readme: Path = README, drawing: Path = PICTURE, record: Path = history.HISTORY) -> int:
@@ -58,17 +58,17 @@ def _costs(run: Mapping[str, Any]) -> str:
     lines = ["| | " + " | ".join(title(name) for name in shown) + " |", "|---" * (len(shown) + 1) + "|"]
     for name in TABLE:
         measured = run["rows"][name]["peers"]
-        cells = [_cost(measured.get(peer), peer in rows.ALL[name].lesser) for peer in shown]
+        cells = [_cost(peer, measured.get(peer), peer in rows.ALL[name].lesser) for peer in shown]
         lines.append(f"| {rows.ALL[name].title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cost(figures: Mapping[str, float] | None, lesser: bool) -> str:
+def _cost(peer: str, figures: Mapping[str, float] | None, lesser: bool) -> str:
     if figures is None or "cpu_us_median" not in figures:
         return ""
     cost = figures["cpu_us_median"]
     text = f"{cost:,.0f}" if cost >= 1000 else f"{cost:.1f}"
-    if "ratio_median" in figures and figures["ratio_median"] != 1:
+    if "ratio_median" in figures and peer != peers.BASELINE:
         text += f" ({figures['ratio_median']:.2f}×)"
     return f"[{text}]" if lesser else text
 

@@ -72,6 +72,6 @@ ALL: Final = {
         Row("latency", "latency added at 500 requests/s", "plain", "latency"),
         Row("latency-policy", "the same with equal policy", "policy", "latency", load=_KEYS, governed=True),
         Row("memory", "memory per idle connection", "plain", "memory"),
-        Row("growth", "cost as it grows", "plain", "growth"),
+        Row("growth", "cost as it grows", "plain", "growth", share=0.67),
     )
 }
