@@ -5,18 +5,23 @@ others they are dropped and written anew. The client's address is found from the
 the peer itself, and each address further left is believed only as long as the one to its right is trusted.
 Via is different: it records the path, nobody may remove it, and ours is added at its end (RFC 9110 §7.6.3).
 RFC 7239 for Forwarded.
+
+Where both X-Forwarded-For and Forwarded come, a proxy may have written one of them and passed the other on as
+the client sent it: only the hops on which both agree are believed. Of several X-Forwarded-Proto or -Host
+lines the last one counts, which is the nearest proxy's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
 from gateway.http.message import Headers, find, find_all
+from gateway.http.rfc7239 import parse_forwarded
 
 # What a client's request must lose before the fields of `Forwarding.add` are appended.
 FORWARDED_FIELDS: Final = frozenset(
@@ -30,7 +35,6 @@ FORWARDED_FIELDS: Final = frozenset(
     )
 )
 
-_FOR = re.compile(rb'(?i:\bfor)=(?:"([^"]*)"|([^;, "]+))')
 _PROTO = re.compile(rb"https?")
 _HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]{1,260}")
 _MAX_HOPS: Final = 32
@@ -65,9 +69,13 @@ class Forwarding:
         """
         if not self._networks or not self.is_trusted(address):
             return self._direct(address, scheme, host, minor)
-        chain = _chain(headers)
-        proto = _first(find(headers, b"x-forwarded-proto"), _PROTO) or scheme.encode()
-        original = _first(find(headers, b"x-forwarded-host"), _HOST) or host
+        elements = _elements(headers)
+        nearest = elements[-1] if elements else {}
+        proto = _last(headers, b"x-forwarded-proto") or nearest.get(b"proto")
+        original = _last(headers, b"x-forwarded-host") or nearest.get(b"host")
+        proto = _first(proto, _PROTO) or scheme.encode()
+        original = _first(original, _HOST) or host
+        chain = _chain(headers, elements)
         return self._build(address, proto.decode(), original, minor, tuple(chain))
 
     def is_trusted(self, address: str) -> bool:
@@ -105,15 +113,29 @@ class Forwarding:
         return hops[0]
 
 
-def _chain(headers: Headers) -> list[str]:
-    """Return the addresses that earlier hops recorded, client first, right of the last unreadable one."""
+def _elements(headers: Headers) -> list[dict[bytes, bytes]]:
+    """Return what Forwarded holds, empty where it is absent or malformed."""
+    recorded = find_all(headers, b"forwarded")
+    return parse_forwarded(b",".join(recorded)) if recorded else []
+
+
+def _chain(headers: Headers, elements: Sequence[Mapping[bytes, bytes]]) -> list[str]:
+    """Return the addresses that earlier hops recorded, client first."""
     recorded = find_all(headers, b"x-forwarded-for")
-    if recorded:
-        texts = [text.strip() for text in b",".join(recorded).split(b",")]
-    else:
-        texts = [
-            quoted or plain for quoted, plain in _FOR.findall(b",".join(find_all(headers, b"forwarded")))
-        ]
+    if not recorded:
+        return _hops([element.get(b"for", b"") for element in elements])
+    hops = _hops([text.strip() for text in b",".join(recorded).split(b",")])
+    if not find(headers, b"forwarded"):
+        return hops
+    others = _hops([element.get(b"for", b"") for element in elements])
+    agreed = 0
+    while agreed < min(len(hops), len(others)) and hops[-1 - agreed] == others[-1 - agreed]:
+        agreed += 1
+    return hops[len(hops) - agreed :]
+
+
+def _hops(texts: Sequence[bytes]) -> list[str]:
+    """Return the addresses right of the last unreadable one."""
     chain: list[str] = []
     for text in texts[-_MAX_HOPS:]:
         try:
@@ -121,6 +143,12 @@ def _chain(headers: Headers) -> list[str]:
         except ValueError:  # `unknown`, an obfuscated name, or junk: nothing left of it can be believed
             chain.clear()
     return chain
+
+
+def _last(headers: Headers, name: bytes) -> bytes | None:
+    """Return the field's last line."""
+    lines = find_all(headers, name)
+    return lines[-1] if lines else None
 
 
 def _without_port(text: str) -> str:
