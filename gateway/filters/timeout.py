@@ -29,7 +29,11 @@ class Timeout:
     """How long an exchange may take."""
 
     total: Duration = setting(
-        REQUIRED, "from the request's head to its answer's end", example="2s", short=True, at_least=0.001
+        REQUIRED,
+        "from the request's head to its answer's end; to its head, where that announces no length (streams)",
+        example="2s",
+        short=True,
+        at_least=0.001,
     )
     client: bool = setting(True, "clients may shorten it with x-request-timeout-ms or grpc-timeout")
     tell: bool = setting(True, "tell instances in the same field how much time is left for a try")

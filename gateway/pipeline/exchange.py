@@ -442,7 +442,7 @@ class Exchange:
             return
         self.phase = STREAMING
         self._down.begin(response)
-        if response.length is None and self._tries is not None:
+        if response.length is None and self._tries is not None and not ctx.hurried:
             self._tries.allow_silence(ctx.snapshot.stream_idle)
         held, complete = self._take_kept(), self._complete
         if held or complete:

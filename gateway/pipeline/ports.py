@@ -83,8 +83,8 @@ class Receiver(Protocol):
     def on_body(self, data: bytes, last: bool) -> None:
         """A piece of the request's body, de-chunked; only after `Downstream.proceed`.
 
-        `request.trailers` are there before the last piece. After `Downstream.upgrade`: what the client says in
-        the other protocol, last when it says no more.
+        `request.trailers` are there before the last piece. After `Downstream.upgrade`: what the client says
+        in the other protocol, last when it says no more.
         """
         ...
 

@@ -151,6 +151,14 @@ def test_an_answer_with_a_length_keeps_its_deadline() -> None:
     assert stage.calls[0].silence == 0.0
 
 
+def test_a_deadline_of_the_clients_own_holds_for_a_stream_too() -> None:
+    stage = Stage()
+    exchange = stage.start()
+    exchange.ctx.hurried = True
+    stage.sink.on_response(Response(200, [], None))
+    assert stage.calls[0].silence == 0.0
+
+
 def test_a_stream_is_not_gathered_for_who_would_like_it_whole() -> None:
     stage = Stage()
     exchange = stage.start()
