@@ -113,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="where to listen (127.0.0.1:8500)",
     )
+    add(
+        "--grpc-address",
+        type=_checked(Address.parse),
+        metavar="HOST:PORT",
+        help="where to speak KServe V2 over gRPC, registered as SERVICE-grpc (nowhere)",
+    )
     add("--threads", type=int, metavar="N", help="engine calls at the same time (the number of cores)")
     add("--log-level", choices=get_args(LogLevel), help="what the log on stderr shows (info)")
     add("--device", choices=get_args(Device), help="where models run (auto)")

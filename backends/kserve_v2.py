@@ -112,7 +112,7 @@ class KServeV2:
             tensor = outputs[spec.name]
             entry: dict[str, object] = {"name": spec.name, "datatype": spec.dtype.name, "shape": tensor.shape}
             if spec.name in inference.binary:
-                raw.append(_to_bytes(tensor, spec))
+                raw.append(to_bytes(tensor, spec))
                 entry["parameters"] = {"binary_data_size": len(raw[-1])}
             else:
                 entry["data"] = plain(tensor.ravel())
@@ -199,10 +199,10 @@ def _read_inputs(entries: object, raw: _Bytes, validator: Validator) -> dict[str
 def _read_tensor(entry: Mapping[str, object], spec: TensorSpec, raw: _Bytes, validator: Validator) -> Array:
     if entry.get("datatype") != spec.dtype.name:
         raise validator.refuse(f"input {spec.name!r} has datatype {entry.get('datatype')!r}")
-    shape = _read_shape(entry.get("shape"), spec, validator)
+    shape = read_shape(entry.get("shape"), spec, validator)
     parameters = entry.get("parameters")
     if isinstance(parameters, dict) and "binary_data_size" in parameters:
-        tensor = _from_bytes(raw.take(parameters["binary_data_size"]), spec, validator)
+        tensor = from_bytes(raw.take(parameters["binary_data_size"]), spec, validator)
     elif "data" in entry:
         tensor = to_tensor(entry["data"], spec, validator.refuse)
     else:
@@ -219,7 +219,8 @@ def _read_tensor(entry: Mapping[str, object], spec: TensorSpec, raw: _Bytes, val
     return tensor.reshape(shape)
 
 
-def _read_shape(shape: object, spec: TensorSpec, validator: Validator) -> tuple[int, ...]:
+def read_shape(shape: object, spec: TensorSpec, validator: Validator) -> tuple[int, ...]:
+    """Return the sizes of a tensor. Invalid where they don't fit the spec."""
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise validator.refuse(f"input {spec.name!r}: 'shape' must be a list of sizes")
     if not spec.fits(shape):
@@ -227,7 +228,7 @@ def _read_shape(shape: object, spec: TensorSpec, validator: Validator) -> tuple[
     return tuple(shape)
 
 
-def _from_bytes(data: memoryview, spec: TensorSpec, validator: Validator) -> Array:
+def from_bytes(data: memoryview, spec: TensorSpec, validator: Validator) -> Array:
     """Return a flat tensor from its little-endian bytes."""
     if spec.dtype.name == "BYTES":
         return np.array(_split_texts(data, validator), dtype=np.object_)
@@ -279,7 +280,8 @@ def _wants_binary(entry: Mapping[str, object], default: bool) -> bool:
 # Writing tensors
 
 
-def _to_bytes(tensor: Array, spec: TensorSpec) -> bytes:
+def to_bytes(tensor: Array, spec: TensorSpec) -> bytes:
+    """Return a tensor's bytes: little-endian, row-major; text as u32 length + UTF-8."""
     if spec.dtype.name == "BYTES":
         texts: Sequence[bytes] = [str(text).encode() for text in tensor.ravel()]
         return b"".join(struct.pack("<I", len(text)) + text for text in texts)

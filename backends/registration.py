@@ -25,10 +25,13 @@ class Lease(Protocol):
         ...
 
 
-async def register(settings: RegistrySettings, listening: Address, served: Sequence[Served]) -> Lease:
+async def register(
+    settings: RegistrySettings, listening: Address, served: Sequence[Served], *, grpc: bool = False
+) -> Lease:
     """Announce this backend and keep its lease in the background. A registry that is down is tried
     again.
 
+    grpc: this is the port for gRPC, known as a service of its own, `SERVICE-grpc`.
     Raises LoadError for a URL, address or name that the registry could never take.
     """
     from gateway.discovery.registration import Registration
@@ -38,12 +41,13 @@ async def register(settings: RegistrySettings, listening: Address, served: Seque
     try:
         return await Registration.open(
             settings.url,
-            settings.service,
-            str(settings.advertise or listening),
+            f"{settings.service}-grpc" if grpc else settings.service,
+            str(listening if grpc else settings.advertise or listening),
             version=version or None,
             models=models,
             labels=settings.labels,
             weight=settings.weight,
+            protocol="grpc" if grpc else "http",
             ttl=settings.ttl,
             token=settings.token or os.environ.get(TOKEN_VARIABLE) or None,
         )

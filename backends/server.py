@@ -12,8 +12,9 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 from aiohttp import StreamReader, web
@@ -48,7 +49,8 @@ async def serve(settings: Settings) -> None:
         try:
             listening = await listen(runner, settings.address)
             lease = await announce(settings, listening, catalogue)
-            await stop.wait()
+            async with speaking_grpc(settings, catalogue):
+                await stop.wait()
             await leave(app, lease, runner)
         finally:
             await runner.cleanup()
@@ -71,6 +73,31 @@ async def listen(runner: web.ServerRunner, address: Address) -> Address:
         raise LoadError(f"cannot listen on {address}: {e.strerror or e}") from e
     host, port = runner.addresses[0][:2]
     return Address(str(host), int(port))
+
+
+@asynccontextmanager
+async def speaking_grpc(settings: Settings, catalogue: Catalogue) -> AsyncIterator[None]:
+    """Speak gRPC, too, where the settings say so: registered while it does."""
+    if settings.grpc_address is None:
+        yield
+        return
+    try:
+        from backends.kserve_v2_grpc import GrpcServer  # only where it is spoken: it loads slowly
+    except ImportError as e:
+        raise LoadError(f"gRPC needs more packages: {e} (pip install 'headgate[serve]')") from e
+    server = GrpcServer(catalogue, distribution_version(), settings.max_body)
+    listening = await server.start(settings.grpc_address)
+    _log.info("speaking gRPC on %s", listening)
+    lease = None
+    if settings.registry is not None:
+        lease = await register(settings.registry, listening, list(catalogue), grpc=True)
+    try:
+        yield
+    finally:
+        server.drain()
+        if lease is not None:
+            await lease.close()
+        await server.stop(settings.drain)
 
 
 async def announce(settings: Settings, listening: Address, catalogue: Catalogue) -> Lease | None:

@@ -69,6 +69,7 @@ class Settings:
     repository: Path = Path("models")  # the folder of models
     models: tuple[Choice, ...] = ()  # NAME or NAME=VERSION; default: everything in the repository
     address: Address = Address("127.0.0.1", 8500)  # where to listen
+    grpc_address: Address | None = None  # where KServe V2 over gRPC is spoken; default: nowhere
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)  # engine calls at the same time
     log_level: LogLevel = "info"  # of the log on stderr
     device: Device = "auto"  # where models run; auto: CUDA where it works, else CPU

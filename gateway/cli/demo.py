@@ -29,5 +29,10 @@ def run(args: argparse.Namespace) -> int:
     from gateway.runtime.demo import Demo
 
     return Demo(
-        args.policies, http=args.http, admin=args.admin_listen, etcd=args.etcd, models=args.models
+        args.policies,
+        http=args.http,
+        grpc=args.grpc,
+        admin=args.admin_listen,
+        etcd=args.etcd,
+        models=args.models,
     ).run()

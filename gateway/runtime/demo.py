@@ -54,12 +54,11 @@ tensor = message("ModelInferRequest.InferInputTensor")(name="input", datatype="F
 tensor.contents.fp32_contents.extend({row})
 request = message("ModelInferRequest")(model_name="digits", inputs=[tensor])
 with grpc.insecure_channel("{address}") as channel:
-    infer = channel.unary_unary(
-        f"/{{SERVICE}}/ModelInfer", lambda one: one.SerializeToString(), message("ModelInferResponse").FromString
-    )
+    infer = channel.unary_unary(f"/{{SERVICE}}/ModelInfer", type(request).SerializeToString)
     try:
-        answer = infer(request, timeout=5, metadata=[("x-api-key", sys.argv[1])])
-        print(answer.model_name, answer.model_version, [(one.name, list(one.shape)) for one in answer.outputs])
+        said = infer(request, timeout=5, metadata=[("x-api-key", sys.argv[1])])
+        answer = message("ModelInferResponse").FromString(said)
+        print(answer.model_name, answer.model_version, [output.name for output in answer.outputs])
     except grpc.RpcError as error:
         print(error.code().name, error.details())
 """
@@ -343,5 +342,6 @@ def _tail(log: Path) -> str:
 
 def _advice(log: Path) -> str:
     if "port is taken" in log.read_text(errors="replace"):
-        return "\n  choose others: HEADGATE_HTTP_PORT=8180 HEADGATE_GRPC_PORT=8181 HEADGATE_ADMIN_PORT=9180 make demo"
+        ports = "HEADGATE_HTTP_PORT=8180 HEADGATE_GRPC_PORT=8181 HEADGATE_ADMIN_PORT=9180"
+        return f"\n  choose others: {ports} make demo"
     return ""

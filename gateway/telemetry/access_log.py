@@ -241,6 +241,8 @@ def record(ctx: Context | Unread, epoch: float) -> dict[str, object]:
         "bytes_in": ctx.body_received or request.length or 0,
         "bytes_out": ctx.body_sent,
     }
+    if ctx.grpc_status >= 0:
+        line["grpc_status"] = ctx.grpc_status
     if ctx.endpoint is not None:
         line["endpoint"] = ctx.endpoint.name
     if ctx.principal is not None:

@@ -21,6 +21,7 @@ from prometheus_client.core import (
 )
 
 from gateway.governance.histogram import Histogram
+from gateway.http.grpc import Status
 from gateway.pipeline.context import Context, Tried
 
 OTHER = "-"
@@ -53,6 +54,7 @@ class Metrics:
         self.errors: dict[tuple[str, str], int] = {}  # endpoint, code
         self.cache: dict[tuple[str, str], int] = {}  # endpoint, status
         self.degraded: dict[tuple[str, str], int] = {}  # endpoint, step
+        self.grpc: dict[tuple[str, str], int] = {}  # endpoint, status
         self.retries: dict[tuple[str, str], int] = {}  # pool, cause
         self.failed_tries: dict[tuple[str, str], int] = {}  # pool, cause
         self.hedges: dict[tuple[str, str], int] = {}  # pool, won | lost
@@ -92,6 +94,8 @@ class Metrics:
             _count(self.cache, (endpoint, ctx.cache_status.decode("latin-1")))
         if ctx.degraded:
             _count(self.degraded, (endpoint, ctx.degraded))
+        if ctx.grpc_status >= 0:
+            _count(self.grpc, (endpoint, Status(ctx.grpc_status).name))
 
     def _observe_tries(self, tries: Sequence[Tried]) -> None:
         for tried in tries:
@@ -126,6 +130,7 @@ class Metrics:
         yield _counter("headgate_errors", "Requests failed.", ("endpoint", "code"), self.errors)
         yield _counter("headgate_cache", "What the cache said.", ("endpoint", "status"), self.cache)
         yield _counter("headgate_degraded", "Lesser answers given.", ("endpoint", "step"), self.degraded)
+        yield _counter("headgate_grpc", "gRPC calls by their status.", ("endpoint", "status"), self.grpc)
         pools: Counter[tuple[str, str]] = Counter()
         for (endpoint, _), series in self.series.items():
             pools.update({(endpoint, pool): number for pool, number in series.pools.items()})

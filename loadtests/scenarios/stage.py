@@ -58,6 +58,7 @@ class Stage:
             [
                 *(sys.executable, "-m", "gateway", "demo", "--policies", str(self.policies)),
                 *("--http", f"127.0.0.1:{http}", "--admin-listen", f"127.0.0.1:{admin}"),
+                *("--grpc", "127.0.0.1:0"),
             ],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(ROOT)},

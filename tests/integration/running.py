@@ -281,6 +281,7 @@ class Running:
             shutil.copytree(policies, self.policies, ignore=shutil.ignore_patterns("overrides.yaml"))
         self.http = free_port()
         self.admin = free_port()
+        self.grpc = free_port()
         self.options = options
         self.env = dict(env or {})
         self.process: subprocess.Popen[bytes] | None = None
@@ -295,7 +296,10 @@ class Running:
                 [str(HEADGATE), self.verb, *self.options],
                 cwd=self.folder,
                 env=clean_env(
-                    HEADGATE_HTTP_PORT=str(self.http), HEADGATE_ADMIN_PORT=str(self.admin), **self.env
+                    HEADGATE_HTTP_PORT=str(self.http),
+                    HEADGATE_ADMIN_PORT=str(self.admin),
+                    **({"HEADGATE_GRPC_PORT": str(self.grpc)} if self.verb == "demo" else {}),
+                    **self.env,
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -142,7 +142,11 @@ def test_a_taken_port_is_an_error_that_says_what_to_do(tmp_path: Path, taken: st
         ended = subprocess.run(
             [str(HEADGATE), "demo"],
             cwd=tmp_path,
-            env=clean_env(HEADGATE_HTTP_PORT=str(demo.http), HEADGATE_ADMIN_PORT=str(demo.admin)),
+            env=clean_env(
+                HEADGATE_HTTP_PORT=str(demo.http),
+                HEADGATE_GRPC_PORT=str(demo.grpc),
+                HEADGATE_ADMIN_PORT=str(demo.admin),
+            ),
             capture_output=True,
             text=True,
             timeout=60,
