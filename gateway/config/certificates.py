@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 from gateway.config.pem_file import PemFile
 
@@ -35,21 +37,32 @@ def reason_against_pair(cert: str, key: str) -> str | None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
     except OSError as error:  # ssl.SSLError is one
-        return _reason(error)
+        return _look_inside(cert, key) or _reason(error)
+    return None
+
+
+def _look_inside(cert: str, key: str) -> str | None:
+    """Say what the library keeps to itself: it only calls a file it can't read `PEM lib`."""
+    with suppress(OSError):
+        secret = Path(key).read_bytes()
+        if b"ENCRYPTED" in secret:
+            return (
+                "the key is encrypted; keep it without a passphrase in a file that only the gateway may read"
+            )
+        if b"PRIVATE KEY-----" not in secret:
+            return "a PEM block is missing: a private key in `key`"
+        if b"BEGIN CERTIFICATE" not in Path(cert).read_bytes():
+            return "a PEM block is missing: a certificate in `cert`"
     return None
 
 
 def _reason(error: OSError) -> str:
     """Say it in words where OpenSSL's are known; none of them holds a secret."""
-    encrypted = "the key is encrypted; keep it without a passphrase in a file that only the gateway may read"
     words = {
         "KEY_VALUES_MISMATCH": "the key is not this certificate's",
         "KEY_TYPE_MISMATCH": "the key is not this certificate's",
-        "BAD_DECRYPT": encrypted,
-        "BAD_PASSWORD_READ": encrypted,
-        "NO_START_LINE": "a PEM block is missing: a certificate in `cert`, a private key in `key`",
         "EE_KEY_TOO_SMALL": "the key is too short to be safe",
         "CA_MD_TOO_WEAK": "it is signed with a hash that is not safe any more",
     }
     known = getattr(error, "reason", None)
-    return words.get(str(known), str(known or error.strerror or "it is not PEM that OpenSSL can read"))
+    return words.get(str(known), str(known or "the TLS library can't read it"))
