@@ -18,6 +18,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from tests.fakes.certificates import Authority
 from tests.runtime.running import Running, running, until
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
@@ -33,7 +34,7 @@ endpoints:
     send: chat
 {verbs}
 """
-BASE = "log: {{access: {log}}}\nlimits: {{tunnel_idle: {idle}, drain: 500ms}}\n"
+BASE = "{listen}log: {{access: {log}}}\nlimits: {{tunnel_idle: {idle}, drain: 500ms}}\n"
 ALLOWED = "    upgrade: [websocket]\n"
 
 
@@ -71,6 +72,7 @@ async def stage(
     handshake: Handshake | None = None,
     subprotocols: list[Subprotocol] | None = None,
     compression: str | None = None,
+    listen: str = "",
 ) -> AsyncIterator[Stage]:
     heads: list[Request] = []
 
@@ -92,7 +94,9 @@ async def stage(
     ) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         async with running(
-            folder / "policies", PAGE.format(port=port, verbs=verbs), BASE.format(log=log, idle=idle)
+            folder / "policies",
+            PAGE.format(port=port, verbs=verbs),
+            BASE.format(log=log, idle=idle, listen=listen),
         ) as gateway:
             yield Stage(gateway, server, log, heads)
 
@@ -291,8 +295,8 @@ async def test_silence_ends_a_tunnel_and_a_ping_keeps_it(tmp_path: Path) -> None
 
 
 async def test_a_tunnel_outlives_the_timeout_of_requests(tmp_path: Path) -> None:
-    async with stage(tmp_path, verbs=ALLOWED + "    timeout: 300ms\n") as s, client(s) as socket:
-        await asyncio.sleep(0.6)
+    async with stage(tmp_path, verbs=ALLOWED + "    timeout: 1s\n") as s, client(s) as socket:
+        await asyncio.sleep(1.3)
         await socket.send("late")
         assert await socket.recv() == "late"
 
@@ -360,3 +364,20 @@ async def test_shutdown_gives_tunnels_their_grace_and_closes_them(tmp_path: Path
                 await socket.recv()
             assert await stopping == 1
         assert s.in_flight == 0
+
+
+async def test_a_tunnel_through_tls_ends_as_one_without(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.server("127.0.0.1")
+    listen = f"listen: {{http: {{address: '127.0.0.1:0', tls: {{{pair.yaml()}}}}}}}\n"
+    async with stage(tmp_path, listen=listen) as s:
+        url = s.url().replace("ws://", "wss://")
+        async with connect(url, ssl=authority.trusting(), ping_interval=None, max_size=None) as socket:
+            message = b"x" * (1 << 20)
+            sent = asyncio.ensure_future(socket.send(message))
+            assert await socket.recv() == message
+            await sent
+        assert socket.close_code == 1000
+        await until(lambda: s.in_flight == 0)
+        await until(s.logged)
+        assert s.logged()[0]["status"] == 101
