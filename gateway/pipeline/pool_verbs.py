@@ -104,7 +104,7 @@ class Balance:
             yield f"expected hash: principal, tenant, client, path or header:NAME, found {self.hash!r}"
 
 
-Cause = Literal["connect", "refused", "reset", "timeout", "502", "503", "504"]
+Cause = Literal["connect", "refused", "reset", "timeout", "500", "502", "503", "504"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Retry:
 
     attempts: int = setting(2, "further tries after the first", "tries", example=2, at_least=0, at_most=10)
     on: tuple[Cause, ...] = setting(
-        ("connect", "refused", "reset", "timeout", "502", "503", "504"),
+        ("connect", "refused", "reset", "timeout", "500", "502", "503", "504"),
         "what is worth another try",
         example="[connect, reset]",
     )

@@ -5,6 +5,7 @@
     refused    the stream was turned away unread (HTTP/2)         any request
     reset      broken off, or not HTTP                            repeatable requests
     timeout    the time for one try passed                        repeatable requests
+    500        the instance failed                                repeatable requests, at another instance
     502 504    the instance says that another one failed          repeatable requests
     503        the instance can't                                 repeatable requests, at another instance
 

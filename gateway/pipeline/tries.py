@@ -239,7 +239,7 @@ class Tries(Owner):
         hedging = self._pool.hedging
         if hedging is not None and not self._decides(attempt, response, hedging):
             return
-        if (response.status >= 502 or self._pool.is_grpc) and self._again_instead(attempt, response):
+        if (response.status >= 500 or self._pool.is_grpc) and self._again_instead(attempt, response):
             return
         self._exchange.on_upstream_response(response)
 
