@@ -464,6 +464,11 @@ class Http2Connection(asyncio.Protocol):
         call = self._calls.get(event.stream_id)
         if call is None:
             return
+        if call.response_ended:  # §8.1: the answer is whole, and the rest of the request is not wanted
+            call.sent = True
+            call.out.clear()
+            call.out_size = 0
+            return
         self._forget(call)
         if not event.remote_reset:
             call.sink.on_error(UpstreamProtocolError("the instance's answer is malformed"))

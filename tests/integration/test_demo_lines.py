@@ -27,6 +27,8 @@ def printed_lines(demo: Demo) -> list[str]:
 SAID = (
     r"HTTP/1.1 200 .*\"label\":3",
     r"HTTP/1.1 200 .*\"outputs\"",
+    r"digits 1 .*label",
+    r"UNAUTHENTICATED ",
     r"serving_default",
     r"\"FP32\"",
     r"HTTP/1.1 401 ",
