@@ -263,7 +263,7 @@ async def test_an_instance_that_is_not_there_is_unavailable(tmp_path, unused_tcp
 
 
 async def test_unavailable_is_tried_again_where_the_endpoint_says_that_it_may(tmp_path, service):
-    verbs = ANYBODY + "    safe_to_retry: true\n"
+    verbs = ANYBODY + "    safe_to_retry: true\n    balance: round_robin\n"
     with echo_service() as other:
         service.fail_first = 1000
         async with through(tmp_path, page(service.port, other.port, verbs=verbs)) as (_, channel):

@@ -10,6 +10,7 @@ command -v nginx >/dev/null || missing="$missing nginx-light"
 command -v haproxy >/dev/null || missing="$missing haproxy"
 command -v curl >/dev/null || missing="$missing curl"
 command -v wrk >/dev/null || missing="$missing wrk"
+command -v h2load >/dev/null || missing="$missing nghttp2-client"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     echo "not installed, so their tests are skipped:$missing (as root on Debian: apt-get install$missing)"
