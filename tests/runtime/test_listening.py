@@ -184,6 +184,25 @@ async def test_the_upstream_hears_who_showed_a_certificate(authority: Authority,
                 assert answer["code"] == code
 
 
+@pytest.mark.skipif(CURL is None, reason="curl is not installed")
+async def test_a_certificate_counts_over_http_2_as_well(authority: Authority, policies: Path) -> None:
+    base = listening(authority.server("127.0.0.1"), f", client_ca: {authority.file}")
+    async with backend() as behind:
+        page = echo_page(behind.port).replace("    authenticate: none\n", "").rstrip() + CERTIFIED
+        async with running(policies, page, base) as gateway:
+            assert CURL is not None
+            pair = authority.client("billing")
+            options = ["-sS", "--http2", "--cacert", str(authority.file), "--cert", str(pair.cert)]
+            process = await asyncio.create_subprocess_exec(
+                CURL, *options, "--key", str(pair.key), "-w", " %{http_version}", where(gateway, "/echo/a"),
+                stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            output, _ = await process.communicate()
+            assert output == b'{"path": "/echo/a"} 2'
+            assert behind.requests[-1].headers["x-headgate-principal"] == "billing"
+            assert behind.requests[-1].headers["x-forwarded-proto"] == "https"
+
+
 # Renewal
 
 
