@@ -216,7 +216,7 @@ class Tries(Owner):
             hedging.observe(attempt.latency, ctx.now)
         if self._hedge is not None:
             ctx.instance = attempt.instance
-            if response.status < 502:
+            if response.status < 500:
                 self._note(attempt, "answered")
         return True
 

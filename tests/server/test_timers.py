@@ -54,3 +54,18 @@ async def test_the_sweep_rests_while_there_is_nothing_to_meet() -> None:
     timers.at(0.0, lambda: met.append(2))
     await until(lambda: met == [1, 2])
     timers.close()
+
+
+async def test_a_punctual_one_comes_within_milliseconds_and_can_be_called_off() -> None:
+    loop = asyncio.get_running_loop()
+    timers = SweptTimers(loop)
+    met: list[float] = []
+    deadline = loop.time() + 0.01
+    timers.punctual(deadline, lambda: met.append(loop.time()))
+    timers.punctual(deadline, lambda: met.append(-1.0)).cancel()
+    await until(lambda: met)
+    await asyncio.sleep(0.01)
+    assert len(met) == 1
+    assert -0.0015 <= met[0] - deadline < 0.02  # the sweeper's resolution alone would be 25 ms
+    assert timers._handle is None
+    timers.close()
