@@ -6,6 +6,7 @@ one process does both, both are its own; telemetry/families.py says how those of
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client.core import Metric
@@ -38,6 +39,7 @@ def traffic(
                 sum(listener.connections for listener in listeners.values()),
             ),
             "headgate_in_flight": ("Requests under way.", pressure.in_flight),
+            "headgate_tasks": ("Tasks of the event loop.", len(asyncio.all_tasks())),
             "headgate_tunnels": ("Tunnels (WebSockets) open; they are under way, too.", tunnels.open),
             "headgate_pressure": ("0 at ease .. 1.", pressure.level),
             "headgate_loop_lag_seconds": ("p90 lateness of the event loop.", pressure.lag),
