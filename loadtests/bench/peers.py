@@ -96,7 +96,7 @@ ALL: Final = {
         ),
         Peer(
             "headgate-pure",
-            "Headgate, pure Python",
+            "Headgate (pure Python)",
             _HEADGATE,
             sys.executable,
             "",

@@ -41,9 +41,9 @@ def draw(run: Mapping[str, Any]) -> str:
     for number, name in enumerate(panels):
         parts += _panel(MARGIN + number * (PANEL + GAP), name, run["rows"][name]["peers"])
     footer = f"median of {run['rounds']} interleaved rounds, {run['date']}, one core of an {run['cpu']}"
-    footer += "; make bench; docs/benchmarks.md"
+    footer += " · make bench · docs/benchmarks.md"
     if any(set(rows.ALL[name].lesser) & set(run["rows"][name]["peers"]) for name in panels):
-        footer += "     * does less work"
+        footer += " · * does less work"
     parts.append(_text(MARGIN, height - 14, footer, FAINT, size=12))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
@@ -65,7 +65,7 @@ def _bar(
     colour = {"headgate": OWN, "headgate-pure": PURE}.get(peer, OTHER)
     length = max(2.0, min(part, 1.0) * LONGEST)
     start, middle = x + LABEL, y + BAR / 2 + 5
-    label = title(peer).replace("Headgate, pure Python", "… pure Python") + " *" * lesser
+    label = title(peer).replace("pure Python", "pure") + " *" * lesser
     parts = [
         _text(start - 8, middle, label, INK, end=True, bold=peer == "headgate"),
         f'<rect x="{start}" y="{y}" width="{length:.1f}" height="{BAR}" rx="3" fill="{colour}"/>',

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from loadtests.bench import peers, rows
+from loadtests.bench import peers, rows, targets
 
 FOOTER: Final = (
     "CPU: µs of the whole process tree per completed request, min / lower quartile / median of the rounds.",
@@ -26,6 +26,9 @@ def write(run: Mapping[str, Any]) -> str:
     machine = (
         f"{run['date']}, {run['cores']} cores of {run['cpu']}, Linux {run['kernel']}, Python {run['python']}"
     )
+    judged = targets.judge(run["rows"])
+    if judged:
+        blocks.append("\n".join(["targets", *judged]))
     return "\n\n".join([f"{machine}, commit {run['commit']}\n{versions}", *blocks, "\n".join(FOOTER)])
 
 

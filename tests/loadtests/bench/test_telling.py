@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.bench import history, picture, readme, table
+from loadtests.bench import history, picture, readme, table, targets
 from loadtests.bench.contest import Result
 from tests.loadtests.bench.runs import costs, whole_run
 
@@ -109,3 +109,13 @@ def test_without_a_whole_run_or_a_place_for_it_readme_stays(
     history.append(whole_run(), record)
     assert readme.rewrite(page, drawing, record) == 1
     assert page.read_text() == "no place\n"
+
+
+def test_targets_are_judged_only_where_there_are_figures() -> None:
+    run = whole_run()
+    lines = {line.strip().rsplit(maxsplit=1)[0]: line.split()[-1] for line in targets.judge(run["rows"])}
+    assert lines["plain proxying, × NGINX                    ≤ 1.3    1.10"] == "reached"
+    assert lines["cache hit, × our own proxied request       ≤ 0.7    1.00"] == "missed"
+    assert not [line for line in lines if "Envoy" in line or "pure" in line]  # nobody measured them
+    assert targets.judge({}) == []
+    assert "targets\n" in table.write(run)
