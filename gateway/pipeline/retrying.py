@@ -6,7 +6,7 @@
     reset      broken off, or not HTTP                            repeatable requests
     timeout    the time for one try passed                        repeatable requests
     500        the instance failed                                repeatable requests, at another instance
-    502 504    the instance says that another one failed          repeatable requests
+    502 504    the instance says that another one failed          repeatable requests, at another instance
     503        the instance can't                                 repeatable requests, at another instance
 
 Repeatable: the method is idempotent (RFC 9110 §9.2.2) or the endpoint says `safe_to_retry`. A status that

@@ -238,8 +238,11 @@ def _endpoint(
 
 
 def _reached(schema: Schema, config: EndpointConfig) -> Sequence[str]:
-    """All pools that requests may come to; those of the versions first, in their order."""
-    ordered = [*config.versions.values(), *resolve.reach(schema, config.name)]
+    """All pools that requests may come to: those of the versions in their order, those that answer by
+    themselves, then those of lesser answers and copies. The first one is the endpoint's own.
+    """
+    own = resolve.reach(schema, config.name, fallback=False)
+    ordered = [*config.versions.values(), *own, *resolve.reach(schema, config.name)]
     return list(dict.fromkeys(ordered))
 
 

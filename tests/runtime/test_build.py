@@ -224,3 +224,25 @@ def test_a_build_that_fails_leaves_the_previous_one_as_it_was(edits: Edits, port
     with pytest.raises(RuntimeError):
         build(loaded.schema, loaded.digest, replace(ports, issuers=broken), first)
     assert (first.snapshot.pools, first.filters) == (pools, filters)
+
+
+@pytest.mark.parametrize(
+    "aside", ["mirror: a", "degrade: {steps: [{pool: a}]}"], ids=["copies", "lesser answers"]
+)
+def test_a_pool_for_copies_or_lesser_answers_is_never_the_endpoints_own(edits: Edits, aside: str) -> None:
+    page = (
+        "pools: {a: {instances: ['127.0.0.1:9001']}, b: {instances: ['127.0.0.1:9002']}}\n"
+        f"endpoints: {{x: {{match: /x, authenticate: none, send: b, {aside}}}}}\n"
+    )
+    endpoint = edits.build(page).snapshot.endpoints["x"]
+    assert endpoint.pool is not None
+    assert endpoint.pool.name == "b"
+    assert {pool.name for pool in endpoint.pools} == {"a", "b"}
+
+
+def test_a_hedge_is_built_with_its_pool_and_kept_with_it(edits: Edits) -> None:
+    page = edited(('"127.0.0.1:9001"]', '"127.0.0.1:9001"], hedge: p95'))
+    first = edits.build(page).snapshot.pools["one"]
+    assert first.hedging is not None
+    assert edits.build(page).snapshot.pools["one"].hedging is first.hedging
+    assert edits.build(PAGE).snapshot.pools["one"].hedging is None
