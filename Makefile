@@ -11,10 +11,10 @@ NATIVE := $(CURDIR)/.native
 SOURCES := $(shell find gateway backends build_tools -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check services native peers bench load generated clean
+.PHONY: help demo test check services native peers bench load generated clean test-peers
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 demo: $(VENV)/.demo  ## the gateway with real models behind it on 127.0.0.1:8080 and :9080; Ctrl-C stops everything
 	@exec $(BIN)/headgate demo $(DEMO)
@@ -32,6 +32,10 @@ check: $(VENV)/.test  ## the same without slow tests: the loop of a working day
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -rs -m "not slow"
+
+test-peers: $(VENV)/.test  ## gRPC with a real Triton and TensorFlow Serving's own client stubs (downloads 0.7 GB)
+	@$(BIN)/python -m tests.services.grpc_peers .peers/grpc
+	@HEADGATE_PEERS=.peers/grpc $(BIN)/python -m pytest -rs tests/integration/test_grpc_peers.py
 
 services:  ## install the servers that tests talk to (Debian, as root); without them those tests are skipped
 	@sh tests/services/install.sh

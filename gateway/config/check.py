@@ -167,6 +167,19 @@ class _Checker:
                 if self.kinds[verb].for_models:
                     message = f"expected {verb} on an endpoint with `model:`, for it reads predictions"
                     yield self.at(join(path, verb), message)
+            yield from self.calls(endpoint)
+
+    def calls(self, endpoint: EndpointConfig) -> Iterator[Problem]:
+        """Calls go to pools that speak gRPC, and a model's URLs to pools that don't: nothing translates."""
+        is_grpc = endpoint.match is not None and bool(endpoint.match.grpc)
+        if not is_grpc and endpoint.model is None:
+            return
+        for name in reach(self.schema, endpoint.name):
+            pool = self.schema.pools.get(name)
+            if pool is not None and (pool.speaks == "grpc") is not is_grpc:
+                expected = "pools that speak grpc" if is_grpc else "pools that speak a protocol over HTTP"
+                message = f"expected {expected}, found {name!r}, which speaks {pool.speaks}"
+                yield self.at(join("endpoints", endpoint.name), message, name)
 
     def leads_somewhere(self, endpoint: EndpointConfig) -> bool:
         """Whether any verb names a pool, or may have tried to: that is another problem then."""

@@ -42,6 +42,18 @@ def errors(folder, text, **files):
             "a.yaml:2:53: endpoints.d.degrade[0].pool: expected a pool: one of a, b or lite; "
             "found 'lit'; did you mean 'lite'?",
         ),
+        (
+            "endpoints: {d: {match: {grpc: [x.Y]}, send: a}}",
+            "endpoints.d.send: expected pools that speak grpc, found 'a', which speaks http",
+        ),
+        (
+            "endpoints: {d: {match: {grpc: [x.Y/Z], path: /x}, send: a}}",
+            "expected either grpc, or path and methods, found both",
+        ),
+        (
+            "endpoints: {d: {match: {grpc: [/x.Y]}, send: a}}",
+            "expected service or service/method, like inference.*/ModelInfer, found '/x.Y'",
+        ),
         ("endpoints: {d: {model: d}}", "a.yaml:2:13: endpoints.d: expected `versions: {1: POOL}`"),
         (
             "endpoints: {d: {model: d, send: a}, e: {model: d, send: b}}",
