@@ -34,8 +34,8 @@ check: $(VENV)/.test  ## the same without slow tests: the loop of a working day
 	@$(BIN)/python -m pytest -rs -m "not slow"
 
 test-peers: $(VENV)/.test  ## gRPC with a real Triton and TensorFlow Serving's own client stubs (downloads 0.7 GB)
-	@$(BIN)/python -m tests.services.grpc_peers .peers/grpc
-	@HEADGATE_PEERS=.peers/grpc $(BIN)/python -m pytest -rs tests/integration/test_grpc_peers.py
+	@$(BIN)/python -m tests.services.grpc_peers .venv/grpc-peers
+	@HEADGATE_PEERS=.venv/grpc-peers $(BIN)/python -m pytest -rs tests/integration/test_grpc_peers.py
 
 services:  ## install the servers that tests talk to (Debian, as root); without them those tests are skipped
 	@sh tests/services/install.sh

@@ -26,7 +26,7 @@ from tritonclient.utils import InferenceServerException
 from tests.integration.test_grpc import ANYBODY, off, through
 from tests.services.etcd import free_port
 
-PEERS = Path(os.environ.get("HEADGATE_PEERS", Path(__file__).resolve().parents[2] / ".peers" / "grpc"))
+PEERS = Path(os.environ.get("HEADGATE_PEERS", Path(__file__).resolve().parents[2] / ".venv" / "grpc-peers"))
 TRITON = PEERS / "triton"  # a virtual environment with nvidia-pytriton
 STUBS = PEERS / "tfs"  # tensorflow_serving/ and tensorflow/**/*_pb2.py
 

@@ -1,8 +1,8 @@
-"""Install what tests/integration/test_grpc_peers.py talks to, into one folder: Triton, and TensorFlow's stubs.
+"""Install what tests/integration/test_grpc_peers.py talks to: Triton, and TensorFlow's stubs.
 
     python -m tests.services.grpc_peers FOLDER
 
-TensorFlow itself is not installed: of its wheel only the generated protobuf modules are unpacked (1 MB of 270).
+TensorFlow itself is not installed: of its wheel only generated protobuf modules are unpacked (1 of 270 MB).
 """
 
 from __future__ import annotations
