@@ -18,7 +18,7 @@ from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.mirroring import Mirrors
 from gateway.pipeline.pool import Facts, Pool
 from gateway.pipeline.pool_verbs import Concurrency, PoolSettings
-from tests.fakes.traffic import FakeCall, Sent, Traffic, instances
+from tests.fakes.traffic import FakeCall, Sent, Told, Traffic, instances
 
 
 class Comparing:
@@ -263,10 +263,8 @@ def test_an_answer_that_is_no_prediction_is_not_compared() -> None:
 
 @pytest.mark.parametrize("moment", ["making", "sending"])
 @pytest.mark.parametrize("error", [BodyTooLarge("x"), ZeroDivisionError()])
-def test_nothing_that_goes_wrong_with_a_copy_reaches_the_client(
-    moment: str, error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    traffic = Mirrored()
+def test_nothing_that_goes_wrong_with_a_copy_reaches_the_client(moment: str, error: Exception) -> None:
+    traffic = Mirrored(speaks="kserve-v2")
     bugs: list[Exception] = []
     traffic.observer.on_bug = lambda ctx, bug: bugs.append(bug)  # type: ignore[method-assign]
 
@@ -274,7 +272,10 @@ def test_nothing_that_goes_wrong_with_a_copy_reaches_the_client(
         raise error
 
     if moment == "making":
-        monkeypatch.setattr(mirroring, "forward", broken)
+        told = Told()
+        told.signature = broken  # type: ignore[method-assign, assignment]
+        assert traffic.parts.mirrors is not None
+        traffic.parts.mirrors.gateway.signatures = told
     sent = traffic.send()
     send = traffic.upstream.send
     if moment == "sending":
