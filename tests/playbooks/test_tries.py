@@ -268,7 +268,7 @@ def test_a_first_try_that_was_cut_off_counts_as_long_as_it_was_waited_for() -> N
         hedging.observe(0.010, stage.clock.now())
     for _ in range(200):
         stage.start()
-        wait(stage, 0.011)
+        wait(stage, (hedging.delay() or 0.0) + 1e-6)
         stage.clock.advance(0.001)
         stage.sink.on_response(Response(200, [], b"from the hedge, within a millisecond"))
     assert stage.log.count("cancel a") == 200
