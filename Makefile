@@ -11,7 +11,7 @@ NATIVE := $(CURDIR)/.native
 SOURCES := $(shell find gateway backends build_tools -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check services native peers bench load generated clean test-peers
+.PHONY: help demo test check services native peers bench load fuzz chaos soak asan generated clean test-peers
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -52,6 +52,19 @@ bench: $(VENV)/.test peers  ## CPU, latency, memory beside other gateways, in on
 
 load: $(VENV)/.test  ## locust drives the demo past its limits; asserts, a report and a picture in loadtests/out/
 	@$(BIN)/python -m loadtests.scenarios $(LOAD)
+
+fuzz: $(VENV)/.test  ## fuzz every reader of untrusted bytes: FUZZ="--seconds 600"
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) --quiet --only-binary :all: atheris || echo "no atheris for this Python: a small loop of our own instead"
+	@$(BIN)/python -m tests.conformance.fuzz $(FUZZ)
+
+chaos: $(VENV)/.test  ## thousands of seeded scenarios of misbehaving clients and instances: CHAOS="first:number"
+	@HEADGATE_CHAOS=$(or $(CHAOS),0:6000) HEADGATE_CHAOS_SECONDS=10 $(BIN)/python -m pytest -rs -s tests/chaos
+
+soak: $(VENV)/.test  ## an hour at half load; fails where memory, tasks or descriptors grow: SOAK="--minutes 60"
+	@$(BIN)/python -m loadtests.soak $(SOAK)
+
+asan: $(VENV)/.test  ## the compiled modules with AddressSanitizer, on everything of tests/conformance that speaks bytes
+	@sh tests/conformance/asan.sh $(BIN)/python
 
 generated: $(VENV)/.test  ## write policies/schema.json and docs/policies-reference.md anew
 	@$(BIN)/python -m gateway.runtime.generated
