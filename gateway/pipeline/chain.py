@@ -10,7 +10,6 @@ specific per request; a rule with `enforce: false` decides and is recorded, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 
 from gateway.http.message import Response
 from gateway.pipeline.context import Context, Slot
@@ -186,7 +185,7 @@ class Rehearsed(Filter):
         """Decide, and let pass."""
         if not self.rule.applies(ctx.principal, self._clock.wall()):
             return None
-        shadow = copy(ctx)
+        shadow = ctx.copy()
         shadow.slots = None
         self._shadow.set(ctx, shadow)
         verdict = self.inner.on_request(shadow)

@@ -9,9 +9,8 @@ field is written by the filter named in its comment and read by those after it; 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
-
-from mypy_extensions import mypyc_attr
 
 from gateway.dialects.protocol import Dialect, Target
 from gateway.dialects.tensors import InferRequest
@@ -81,7 +80,6 @@ class Tried:
         return f"<Tried {self.instance} {self.kind}: {self.ended} in {self.seconds * 1000:.3f} ms>"
 
 
-@mypyc_attr(serializable=True)  # a rehearsal copies it
 class Context:
     """One request's state. Times: seconds, monotonic (`started`, `deadline`, `now`). Sizes: bytes."""
 
@@ -210,6 +208,13 @@ class Context:
         if self.trail is not None:
             self.trail.append(Decision(filter, verdict, policy, origin, numbers))
 
+    def copy(self) -> Context:
+        """Return a context that says the same; what is done to it is not done to this one."""
+        twin = Context(self.request, self.peer, self.snapshot, self.started)
+        for name in _FIELDS:
+            setattr(twin, name, getattr(self, name))
+        return twin
+
     def forget(self) -> None:
         """Let go of what is large; the record that an observer may keep needs none of it."""
         self.request.body = None
@@ -220,6 +225,14 @@ class Context:
     def __repr__(self) -> str:
         where = self.endpoint.name if self.endpoint else "nowhere"
         return f"<Context {self.request!r} -> {where} status={self.status} attempts={self.attempts}>"
+
+
+# The slots' descriptors are of one type where this file is compiled, and of another where it isn't.
+_FIELDS = tuple(
+    name
+    for name, member in vars(Context).items()
+    if isinstance(member, MemberDescriptorType | GetSetDescriptorType)
+)
 
 
 class Slot(Generic[T]):

@@ -261,7 +261,7 @@ def test_an_answer_that_is_no_prediction_is_not_compared() -> None:
     traffic.assert_nothing_held()
 
 
-@pytest.mark.parametrize("moment", ["making", "sending"])
+@pytest.mark.parametrize("moment", [pytest.param("making", marks=pytest.mark.pure), "sending"])
 @pytest.mark.parametrize("error", [BodyTooLarge("x"), ZeroDivisionError()])
 def test_nothing_that_goes_wrong_with_a_copy_reaches_the_client(moment: str, error: Exception) -> None:
     traffic = Mirrored(speaks="kserve-v2")

@@ -10,7 +10,7 @@ SETTINGS = BreakerSettings(min_calls=10, window=10, cool_down=5, max_cool_down=2
 
 
 def breaker(**changes) -> Breaker:
-    values = {name: getattr(SETTINGS, name) for name in SETTINGS.__slots__} | changes
+    values = {name: getattr(SETTINGS, name) for name in SETTINGS.__dataclass_fields__} | changes
     return Breaker(BreakerSettings(**values), lambda: 0.0)
 
 

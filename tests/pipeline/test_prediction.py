@@ -8,12 +8,15 @@ import zlib
 import pytest
 
 from gateway.http.message import Request
+from gateway.pipeline.chain import Chain
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import Refusal
 from gateway.pipeline.prediction import plain_body
+from gateway.pipeline.snapshot import Endpoint
 from tests.fakes.context import make_context
 
 BODY = b'{"instances": [[1.0, 2.0]]}'
+BOUNDED = Endpoint("bounded", Chain(()), None, body_limit=1000)
 
 
 def coded(coding: bytes, body: bytes) -> Context:
@@ -38,19 +41,15 @@ def test_a_plain_body_is_what_it_is() -> None:
 )
 def test_a_compressed_body_is_read_and_the_request_keeps_its_bytes(coding: bytes, wire: bytes) -> None:
     ctx = coded(coding, wire + b"")
-    ctx.endpoint = Bounded()  # type: ignore[assignment]
+    ctx.endpoint = BOUNDED
     assert plain_body(ctx) == BODY
     assert ctx.request.body == wire
     assert ctx.request.header(b"content-encoding") == coding
 
 
-class Bounded:
-    body_limit = 1000
-
-
 def test_more_than_may_be_held_is_a_413() -> None:
     ctx = coded(b"gzip", gzip.compress(bytes(2000)))
-    ctx.endpoint = Bounded()  # type: ignore[assignment]
+    ctx.endpoint = BOUNDED
     assert refused(ctx) == (413, "body_too_large")
 
 
