@@ -408,6 +408,15 @@ def parse_response_head(head: bytes, method: bytes, limits: HeadLimits) -> tuple
         raise BadResponse(str(error)) from None
 
 
+def check_unfinished_response(part: bytes, limits: HeadLimits) -> None:
+    """Refuse early what can't become a good head any more. Raises BadResponse.
+
+    Without it an instance that ends its lines with bare LFs would be waited for until its time is up.
+    """
+    if len(part) > limits.head or b"HTTP/1."[: len(part)] != part[:7] or _UNFINISHED.search(part):
+        raise BadResponse("the head is no HTTP/1.1, or too large")
+
+
 @lru_cache(maxsize=256)
 def _read_status_line(line: bytes) -> tuple[int, bool]:
     """Return (status, whether it is HTTP/1.1)."""

@@ -68,8 +68,11 @@ def _read(ctx: Context, signature: Signature | None) -> InferRequest | Refusal:
     body = plain_body(ctx)
     if isinstance(body, Refusal):
         return body
+    headers = ctx.request.headers
+    if body is not ctx.request.body:
+        headers = [field for field in headers if field[0] != b"content-encoding"]
     try:
-        ctx.parsed = ctx.dialect.read_request(ctx.target, ctx.request.headers, body, signature)
+        ctx.parsed = ctx.dialect.read_request(ctx.target, headers, body, signature)
     except InvalidPrediction as wrong:
         return refuse_invalid(wrong, signature)
     return ctx.parsed

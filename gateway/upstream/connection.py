@@ -33,7 +33,13 @@ from gateway.http.framing import (
 )
 from gateway.http.message import Headers, Request, Response, find_all
 from gateway.http.outbox import Outbox
-from gateway.http.parse import BadResponse, HeadLimits, parse_response_head, read_response_ahead
+from gateway.http.parse import (
+    BadResponse,
+    HeadLimits,
+    check_unfinished_response,
+    parse_response_head,
+    read_response_ahead,
+)
 from gateway.http.serialize import write_last_chunk
 from gateway.pipeline.errors import (
     GatewayError,
@@ -399,13 +405,11 @@ class UpstreamConnection:
                 response, framing, keep_alive, size = ahead
             else:
                 size = data.find(b"\r\n\r\n") + 4
-                if size < 4:
-                    if len(data) > limits.head or b"HTTP/1."[: len(data)] != data[:7]:
-                        self._fail(UpstreamProtocolError("the instance's answer is not HTTP/1.1"))
-                    else:
-                        self._buffer = data
-                    return
                 try:
+                    if size < 4:
+                        check_unfinished_response(data, limits)
+                        self._buffer = data
+                        return
                     response, framing, keep_alive = parse_response_head(data[:size], call.method, limits)
                 except BadResponse as error:
                     self._fail(UpstreamProtocolError(f"the instance's answer is malformed: {error}"))

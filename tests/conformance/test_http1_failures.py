@@ -241,6 +241,23 @@ async def test_an_instance_that_dies_before_its_head_is_complete(
 @pytest.mark.parametrize(
     "wire",
     [
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+        b"HTTP/1.1 200 OK\r\nX: a\rb",
+        b"HTTP/1.1 200 OK\r\nX: \x00",
+    ],
+    ids=["bare LF", "bare CR", "NUL"],
+)
+async def test_an_instance_whose_head_can_never_be_good_is_not_waited_for(wire: bytes) -> None:
+    async with wires(answers(wire)) as world:
+        client = await world.connect()
+        client.send(GET)
+        status, fields, _ = await client.response()
+        assert (status, fields[b"x-headgate-reason"]) == (502, b"upstream_protocol")
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
         b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n",
