@@ -23,7 +23,7 @@ from loadtests.bench.processes import NotStarted
 
 TOOLS = {"wrk": "wrk", "cc": "gcc libc6-dev", "taskset": "util-linux", "openssl": "openssl"}
 QUICK_ROWS = ("plain", "policy", "latency")
-QUICK_PEERS = ("nginx", "haproxy", "envoy", "headgate", "headgate-pure")
+QUICK_PEERS = ("nginx", "headgate", "headgate-pure", "haproxy", "envoy")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
