@@ -11,14 +11,13 @@ for applications, not for the edge of one, so this adds:
 * the error codes that §4.2, §4.3, §5.1 and §6 name, where h2 has a more general one;
 * GOAWAY without the end: h2 forgets every stream when either side says it goes (§6.8), but streams up to
   the last one named must be finished;
-* a small encoder table whatever the peer offers, so that it can't make us remember its fields.
+* an encoder without a table (hpack_plain.py).
 
 Frames go in by `feed`, events come back; bytes to send are taken by `data_to_send`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from h2.config import H2Configuration
@@ -27,11 +26,12 @@ from h2.errors import ErrorCodes
 from h2.events import Event, StreamReset
 from h2.exceptions import InvalidBodyLengthError, ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
-from hpack import Encoder
 from hpack.exceptions import HPACKError
+from hyperframe.exceptions import HyperframeError
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame
 
 from gateway.http.h2_patience import Patience
+from gateway.http.hpack_plain import PlainEncoder
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -39,7 +39,6 @@ STREAM_WINDOW: Final = 65_535  # bytes that a peer may send ahead on one stream:
 CONNECTION_WINDOW: Final = 1024 * 1024  # … and on all together
 FRAME: Final = 16 * 1024  # bytes of a frame's payload, both ways
 STREAMS: Final = 100  # that a peer may have open
-_TABLE: Final = 4096  # bytes of the encoder's dynamic table
 _REMEMBERED: Final = 512  # closed streams of which h2 remembers how they were closed
 _PRUNE: Final = 32  # streams, closed ones among them, before h2 is made to look through them
 
@@ -77,25 +76,12 @@ class GoneAway(Event):
         self.code = code
 
 
-class PlainEncoder(Encoder):
-    """HPACK without Huffman codes, which cost more here than the bytes that they save, and a small table."""
-
-    @property
-    def header_table_size(self) -> int:
-        """Bytes of the dynamic table; of what a peer offers no more than a little is used (§10.5.1)."""
-        return self.header_table.maxsize
-
-    @header_table_size.setter
-    def header_table_size(self, value: int) -> None:
-        value = min(value, _TABLE)
-        if value != self.header_table.maxsize:
-            Encoder.header_table_size.fset(self, value)  # type: ignore[attr-defined]  # it is a property
-
-    def encode(  # type: ignore[override]  # of the many forms that hpack takes, the one that is used
-        self, headers: Iterable[tuple[bytes, bytes]], huffman: bool = False
-    ) -> bytes:
-        """Return the header block. A value that differs each time should be a never-indexed tuple."""
-        return super().encode(headers, huffman)
+def _parse(frame: bytes) -> Frame:
+    """Read one whole frame. Raises hyperframe's errors."""
+    view = memoryview(frame)
+    parsed, _ = Frame.parse_frame_header(view[:9])
+    parsed.parse_body(view[9:])
+    return parsed
 
 
 class Machine(H2Connection):
@@ -231,9 +217,14 @@ class Machine(H2Connection):
             events.extend(self._fail_stream(stream_id, ErrorCodes.PROTOCOL_ERROR))  # §6.9
             return
         try:
-            events.extend(super().receive_data(frame))
+            if kind == _DATA or (kind == _HEADERS and flags & _END_HEADERS and not self._block_frames > 1):
+                events.extend(self._receive_frame(_parse(frame)))  # whole, so that h2 need not keep it
+            else:
+                events.extend(super().receive_data(frame))
         except ProtocolError as error:
             raise self._mapped(error) from error
+        except HyperframeError as error:
+            raise self._broken(ErrorCodes.PROTOCOL_ERROR, "a frame is malformed") from error
 
     def _charge(self, kind: int, flags: int, length: int) -> None:
         if kind in (_DATA, _HEADERS):
@@ -298,9 +289,8 @@ class Machine(H2Connection):
         code = ErrorCodes(error.error_code)
         if isinstance(error.__cause__, HPACKError) and code is ErrorCodes.PROTOCOL_ERROR:
             code = ErrorCodes.COMPRESSION_ERROR  # §4.3
-            self.clear_outbound_data_buffer()
-            self.say_goodbye(code)
-        return Broken(code, str(error))
+        self.clear_outbound_data_buffer()  # h2 may have said its own goodbye
+        return self._broken(code, str(error))
 
     def _broken(self, code: ErrorCodes, why: str) -> Broken:
         self.say_goodbye(code)
