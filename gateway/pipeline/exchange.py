@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
+from typing import TypeVar
 
 from gateway.http.hop_by_hop import end_to_end, hops_left
 from gateway.http.message import Request, Response
@@ -45,6 +47,8 @@ from gateway.pipeline.ports import Cancellable, Downstream, Peer
 from gateway.pipeline.promise import Promise
 from gateway.pipeline.tries import Tries
 from gateway.pipeline.tunnel import Tunnel
+
+T = TypeVar("T")
 
 
 class Phase(Enum):
@@ -155,14 +159,14 @@ class Exchange:
             if verdict is None:
                 continue
             if isinstance(verdict, Promise):
-                self._wait(verdict, step, name)
-                return
-            self._decided(verdict, step, name)
+                self._wait(verdict, partial(self._decided, step, name))
+            else:
+                self._decided(step, name, verdict)
             return
         self._reached = len(ctx.endpoint.chain.filters)
         self._route()
 
-    def _decided(self, verdict: Response | Refusal | None, step: int, name: str) -> None:
+    def _decided(self, step: int, name: str, verdict: Response | Refusal | None) -> None:
         if verdict is None:
             self._decide(step)
         elif isinstance(verdict, Refusal):
@@ -171,19 +175,6 @@ class Exchange:
             self.ctx.answered_by = name
             self._reached = self._entered
             self._answer(verdict)
-
-    def _wait(self, promise: Promise[Response | Refusal | None], step: int, name: str) -> None:
-        ticket = self._start_waiting()
-
-        def decided(verdict: Response | Refusal | None) -> None:
-            if self._stop_waiting(ticket):
-                self._guard(lambda: self._decided(verdict, step, name))
-
-        def failed(error: Exception) -> None:
-            if self._stop_waiting(ticket):
-                self._guard(lambda: self._broke(error))
-
-        promise.then(decided, failed)
 
     # The body, when somebody needs it whole
 
@@ -266,17 +257,7 @@ class Exchange:
             self._fail(error)
             return
         if isinstance(made, Promise):
-            ticket = self._start_waiting()
-
-            def ready(late: Forward | Refusal) -> None:
-                if self._stop_waiting(ticket):
-                    self._guard(lambda: self._ready_to_send(late))
-
-            def failed(error: Exception) -> None:
-                if self._stop_waiting(ticket):
-                    self._guard(lambda: self._broke(error))
-
-            made.then(ready, failed)
+            self._wait(made, self._ready_to_send)
         else:
             self._ready_to_send(made)
 
@@ -393,11 +374,11 @@ class Exchange:
         self.phase = ANSWERING
         ctx = self.ctx
         if ctx.endpoint is not None and ctx.endpoint.chain.on_response:
-            self._finish_filters(response, 0)
+            self._finish_filters(0, response)
         else:
             self._deliver(response)
 
-    def _finish_filters(self, response: Response, step: int) -> None:
+    def _finish_filters(self, step: int, response: Response) -> None:
         ctx = self.ctx
         steps = () if ctx.endpoint is None else ctx.endpoint.chain.on_response
         while step < len(steps):
@@ -407,23 +388,10 @@ class Exchange:
                 continue
             changed = on_response(ctx, response)
             if isinstance(changed, Promise):
-                self._wait_response(changed, step)
+                self._wait(changed, partial(self._finish_filters, step))
                 return
             response = changed
         self._deliver(response)
-
-    def _wait_response(self, promise: Promise[Response], step: int) -> None:
-        ticket = self._start_waiting()
-
-        def changed(response: Response) -> None:
-            if self._stop_waiting(ticket):
-                self._guard(lambda: self._finish_filters(response, step))
-
-        def failed(error: Exception) -> None:
-            if self._stop_waiting(ticket):
-                self._guard(lambda: self._broke(error))
-
-        promise.then(changed, failed)
 
     def _deliver(self, response: Response) -> None:
         ctx = self.ctx
@@ -569,6 +537,20 @@ class Exchange:
             raise error
 
     # Waiting: a promise, or a body. Connections guard their own calls; this guards the rest.
+
+    def _wait(self, promise: Promise[T], go_on: Callable[[T], None]) -> None:
+        """Go on with what the promise brings, within the request's time and unless the client left."""
+        ticket = self._start_waiting()
+
+        def arrived(value: T) -> None:
+            if self._stop_waiting(ticket):
+                self._guard(lambda: go_on(value))
+
+        def failed(error: Exception) -> None:
+            if self._stop_waiting(ticket):
+                self._guard(lambda: self._broke(error))
+
+        promise.then(arrived, failed)
 
     def _start_waiting(self) -> int:
         self._forget_waiting()
