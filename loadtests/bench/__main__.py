@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [package for tool, package in TOOLS.items() if shutil.which(tool, path=processes.PATH) is None]
     if missing:
         print(f"the bench needs {' '.join(missing)} (as root on Debian: make peers)", file=sys.stderr)
+        return 2
+    if not {processes.GATEWAYS, processes.LOAD} <= os.sched_getaffinity(0):
+        print("the bench needs cores 0 and 1: one for gateways, one for their load", file=sys.stderr)
         return 2
     processes.allow_many_files()
     if "headgate" in options.peers and peers.stale():

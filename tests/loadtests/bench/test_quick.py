@@ -20,7 +20,7 @@ NEEDED = (*TOOLS, "nginx")
 @pytest.mark.slow
 @pytest.mark.service("nginx")
 @pytest.mark.timeout(180)
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core: nothing to pin to")
+@pytest.mark.skipif(not {0, 1} <= os.sched_getaffinity(0), reason="one core: nothing to pin to")
 @pytest.mark.skipif(
     any(shutil.which(tool, path=processes.PATH) is None for tool in NEEDED),
     reason=f"one of these is not installed: {', '.join(NEEDED)}",
@@ -69,3 +69,10 @@ def test_an_unknown_row_or_peer_is_an_error_that_names_what_there_is(
     error = capsys.readouterr().err
     assert f"no such thing: {said}" in error
     assert "growth" in error or "headgate-pure" in error
+
+
+def test_one_core_is_too_few(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(shutil, "which", lambda tool, path: f"/bin/{tool}")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    assert main(["--quick"]) == 2
+    assert "needs cores 0 and 1" in capsys.readouterr().err
