@@ -1,14 +1,12 @@
-"""A worker's process: `python -m gateway.runtime.child --slot N --channel FD`, started by the supervisor.
+"""A worker's process, from its birth in the nursery to its end.
 
-It is a new process with a new interpreter and not a fork: it runs the code that is on disk now, which is how
-a rolling restart upgrades, and starts from no state of its supervisor's (docs/adr/0020-workers.md).
 Everything it needs comes through the channel. Signals are the supervisor's business: a terminal's Ctrl-C
-reaches all processes, and a worker that stopped by itself would be replaced.
+reaches all processes, and a worker that stopped by itself would be replaced. Only SIGTERM, which whole groups
+are sent, lets it drain.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import signal
@@ -26,21 +24,18 @@ from gateway.runtime.worker import Worker
 from gateway.server.listener import BindError
 
 ORPHAN_GRACE = 5.0  # s for requests under way when the supervisor is gone
+FAREWELL = 0.25  # s that idle connections may stay then
 OVERTIME = 5  # s after its grace a worker that can't end is ended
 
 log = logging.getLogger("headgate.workers")
 
 
-def main() -> int:
-    """Serve until the supervisor says leave, or is gone."""
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--slot", type=int, required=True)
-    parser.add_argument("--channel", type=int, required=True)
-    args = parser.parse_args()
+def main(slot: int, end: socket.socket) -> int:
+    """Serve until the supervisor at the other end says leave, or is gone. Returns the exit code."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     with asyncio.Runner(loop_factory=fastest_loop()) as runner:
-        return runner.run(_serve(args.slot, socket.socket(fileno=args.channel)))
+        return runner.run(_serve(slot, end))
 
 
 async def _serve(slot: int, end: socket.socket) -> int:
@@ -64,8 +59,11 @@ async def _serve(slot: int, end: socket.socket) -> int:
     link.attach(worker)
     await link.leave.wait()
     leaving = link.leaving
-    if link.is_lost or not leaving.grace:
-        leaving = messages.Leave(min(ORPHAN_GRACE, worker.schema.limits.drain), 0.25)
+    drain = worker.schema.limits.drain
+    if link.is_lost:
+        leaving = messages.Leave(min(ORPHAN_GRACE, drain), FAREWELL)
+    elif not leaving.grace:  # SIGTERM went to the whole group, or to this worker alone
+        leaving = messages.Leave(drain, FAREWELL)
     link.let_go_of_sockets()
     signal.alarm(int(leaving.grace) + OVERTIME)  # its default action ends even a process that hangs
     broken = await worker.stop(leaving.grace, leaving.farewell)
@@ -91,7 +89,3 @@ async def _fail(link: Link, worker: Worker, code: int, why: str) -> int:
     link.fail(code, why)
     await worker.stop(0.0)
     return code
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

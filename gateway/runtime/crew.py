@@ -22,6 +22,7 @@ from itertools import count
 from gateway.governance.restart import Backoff
 from gateway.runtime import messages
 from gateway.runtime.hand import Hand, State
+from gateway.runtime.nursery import NoNursery, Nursery
 from gateway.runtime.registries import CannotServe
 
 HANG = 5.0  # s of silence
@@ -68,6 +69,8 @@ class Crew:
         self._on_gone = on_gone
         self._numbers = count(1)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._nursery: Nursery | None = None
+        self._nursing = asyncio.Lock()
         self._covers: dict[Hand, tuple[int, ...]] = {}
 
     @property
@@ -89,8 +92,11 @@ class Crew:
 
     async def start(self) -> None:
         """Fill all slots. Raises CannotServe when one of the first workers can't start."""
-        for slot in self.slots:
-            slot.hand = await self._launch(slot)
+        try:
+            for slot in self.slots:
+                slot.hand = await self._launch(slot)
+        except NoNursery as error:
+            raise CannotServe(str(error), 4) from error
         await asyncio.gather(*(slot.hand.settled.wait() for slot in self.slots if slot.hand is not None))
         for slot in self.slots:
             hand = slot.hand
@@ -104,7 +110,10 @@ class Crew:
 
     async def _launch(self, slot: Slot) -> Hand:
         hand = Hand(slot.number, next(self._numbers), self._now, self._heed)
-        await hand.start(self._descriptors)
+        async with self._nursing:
+            if self._nursery is None or not self._nursery.is_alive:
+                self._nursery = await Nursery.start(self._descriptors)
+        await hand.start(self._nursery)
         self.hands.add(hand)
         self._own(self._bury(hand), f"worker {hand.pid}")
         log.info("worker %d (pid %d) starts", slot.number, hand.pid)
@@ -135,17 +144,43 @@ class Crew:
                 slot.restarts += 1
                 try:
                     slot.hand = await self._launch(slot)
-                except OSError as error:  # no memory, too many processes: that may pass
+                except NoNursery as error:  # no memory, too many processes: that may pass
                     log.error("worker %d can't be started: %s", slot.number, error)
                     slot.hand = None
 
     async def exchange(self, grace: float, farewell: float) -> str:
-        """Replace the workers one by one, each before it leaves. Returns why it stopped half-way, or ""."""
+        """Replace the workers one by one, each before it leaves, by new ones of the code on disk.
+
+        Returns why it stopped half-way, or "".
+        """
+        try:
+            nursery, old_nursery = await Nursery.start(self._descriptors), self._nursery
+        except NoNursery as error:
+            return str(error)
+        self._nursery = nursery
+        try:
+            return await self._exchange(grace, farewell)
+        finally:
+            if old_nursery is not None:
+                self._own(self._close(old_nursery), "old nursery")
+
+    async def _close(self, nursery: Nursery) -> None:
+        """Keep a nursery as long as it has to tell how its workers ended."""
+        nursery.let_go_of_sockets()
+        while nursery.is_alive and nursery.is_needed:  # noqa: ASYNC110  # by the clock: it is in no hurry
+            await asyncio.sleep(LOOK)
+        nursery.close()
+        await nursery.wait()
+
+    async def _exchange(self, grace: float, farewell: float) -> str:
         for slot in self.slots:
             async with slot.changing:
                 if self.stopping:
                     return "the gateway is stopping"
-                new = await self._launch(slot)
+                try:
+                    new = await self._launch(slot)
+                except NoNursery as error:
+                    return str(error)
                 await new.settled.wait()
                 if new.state is not State.READY:
                     why = "it ended" if new.failure is None else new.failure.why
@@ -191,6 +226,8 @@ class Crew:
     async def stop(self, grace: float, farewell: float) -> None:
         """Let all leave, then end who is left."""
         self.stopping = True
+        if self._nursery is not None:
+            self._nursery.let_go_of_sockets()
         for hand in tuple(self.hands):
             hand.leave(grace, farewell)
         gone = [asyncio.ensure_future(hand.gone.wait()) for hand in self.hands]
@@ -199,6 +236,9 @@ class Crew:
             for hand in tuple(self.hands):
                 hand.kill("its grace is over")
             await asyncio.gather(*late)
+        if self._nursery is not None:
+            self._nursery.close()
+            await self._nursery.wait()
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from enum import Enum
-from pathlib import Path
 
 import orjson
 
-import gateway
 from gateway.runtime import messages
 from gateway.runtime.channel import Channel
+from gateway.runtime.nursery import NoNursery, Nursery
 from gateway.telemetry.families import Family
 
+LAST_WORD = 1.0  # s from the end of its line until a worker counts as ended, whatever it does
 ANSWER = 5.0  # s that an operator's question may take
 
 log = logging.getLogger("headgate.workers")
@@ -50,6 +50,7 @@ class Hand:
         self.slot = slot
         self.number = number
         self.state = State.STARTING
+        self.pid = 0
         self.since = now()  # its start
         self.heard = self.since  # its last sign of life
         self.until = 0.0  # when it must have left
@@ -63,49 +64,48 @@ class Hand:
         self._now = now
         self._heed = heed
         self._channel: Channel | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._status: int | None = None
         self._asked: dict[int, asyncio.Future[bytes]] = {}
         self._questions = 0
         self._counted: asyncio.Future[None] | None = None
         self._prepared: asyncio.Future[tuple[str, ...]] | None = None
-        self._task: asyncio.Task[None] | None = None
 
-    @property
-    def pid(self) -> int:
-        """Its process id; 0 before there is one."""
-        return 0 if self._process is None else self._process.pid
-
-    async def start(self, descriptors: Sequence[int]) -> None:
-        """Start the process; it inherits these descriptors. Raises OSError."""
+    async def start(self, nursery: Nursery) -> None:
+        """Let the nursery make the process. Raises NoNursery."""
         here, there = socket.socketpair()
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "gateway.runtime.child"),
-                *("--slot", str(self.slot), "--channel", str(there.fileno())),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(there.fileno(), *descriptors),
-                env=_environment(),
-            )
-        except OSError:
+            self.pid = await nursery.bear(self.slot, there.fileno(), self._on_status)
+        except NoNursery:
             here.close()
             raise
         finally:
             there.close()
+        self.since = self.heard = self._now()
         self._channel = await Channel.open(here, self._on_frame, self._on_end)
-        self._task = asyncio.get_running_loop().create_task(self._attend(self._process))
 
-    async def _attend(self, process: asyncio.subprocess.Process) -> None:
-        code = await process.wait()
-        await asyncio.sleep(0)  # what it said last is read before it counts as gone
-        expected = self.state is State.LEAVING
-        say = log.info if expected and code == 0 else log.warning
-        say("worker %d (pid %d) ended: %s", self.slot, process.pid, _how(code))
+    def _on_status(self, status: int) -> None:
+        """The nursery says how it ended."""
+        self._status = os.waitstatus_to_exitcode(status)
+        self._over()
+
+    def _on_end(self) -> None:
+        """The line is gone, and the process with it: what is left of it must not go on alone."""
+        asyncio.get_running_loop().call_later(LAST_WORD, self._over)
+
+    def _over(self) -> None:
+        if self.state is State.GONE:
+            return
+        if self._status is None:  # nobody told how it ended: it may still be there
+            self._signal(signal.SIGKILL)
+        say = log.info if self.state is State.LEAVING and self._status == 0 else log.warning
+        say("worker %d (pid %d) ended: %s", self.slot, self.pid, _how(self._status))
         self.state = State.GONE
         if self._channel is not None:
             self._channel.close()
         for waiting in (*self._asked.values(), self._counted, self._prepared):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(NoAnswer("the worker ended"))
+                waiting.exception()
         self.gone.set()
         self.settled.set()
 
@@ -133,9 +133,15 @@ class Hand:
 
     def kill(self, why: str) -> None:
         """End it now."""
-        if self._process is not None and self.state is not State.GONE:
+        if self.pid and self.state is not State.GONE:
             log.error("worker %d (pid %d) is killed: %s", self.slot, self.pid, why)
-            self._process.send_signal(signal.SIGKILL)
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Signal it, as long as nobody has reaped it: its id can't be another's then."""
+        if self._status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     async def ask(self, what: messages.Question, wanted: object) -> object:
         """Ask an operator's question; returns JSON values. Raises NoAnswer."""
@@ -199,23 +205,15 @@ class Hand:
             case _:
                 self._heed(self, message)
 
-    def _on_end(self) -> None:
-        """The line is gone; the process follows, or is ended when its time is over."""
-
     def __repr__(self) -> str:
         return (
             f"<Hand of slot {self.slot}, pid {self.pid} | {self.state.value}, {self.connections} connections>"
         )
 
 
-def _environment() -> dict[str, str]:
-    """Ours, and where this package lies: the worker's interpreter looks nowhere else for it."""
-    root = str(Path(gateway.__file__).resolve().parents[1])
-    known = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": root if not known else f"{root}{os.pathsep}{known}"}
-
-
-def _how(code: int) -> str:
+def _how(code: int | None) -> str:
+    if code is None:
+        return "its line is gone"
     if code < 0:
         try:
             return f"killed by {signal.Signals(-code).name}"

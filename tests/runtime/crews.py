@@ -62,15 +62,16 @@ class Crewed:
 
     async def until(self, condition: Callable[[], Any], what: str = "it") -> None:
         """Wait for something that must come."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                held = condition()
-                if asyncio.iscoroutine(held):
-                    held = await held
-                if held:
-                    return
-                assert self.process.returncode is None, "".join(self.lines)
-                await asyncio.sleep(0.05)
+        ends = asyncio.get_running_loop().time() + PATIENCE
+        while True:
+            held = condition()
+            if asyncio.iscoroutine(held):
+                held = await held
+            if held:
+                return
+            assert self.process.returncode is None, "".join(self.lines)
+            assert asyncio.get_running_loop().time() < ends, f"{what} did not come:\n{''.join(self.lines)}"
+            await asyncio.sleep(0.05)
 
     async def until_said(self, what: str, times: int = 1) -> None:
         await self.until(lambda: self.said(what) >= times)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -58,6 +59,7 @@ class Hammer:
     failures: list[tuple[float, str]] = field(default_factory=list)
     reconnects: int = 0
     granted: list[float] = field(default_factory=list)
+    answers: list[float] = field(default_factory=list)
     _stopping: bool = False
 
     @asynccontextmanager
@@ -74,6 +76,11 @@ class Hammer:
     def answered(self) -> int:
         return self.statuses.total()
 
+    @property
+    def gaps(self) -> list[float]:
+        """The times between one answer and the next, of all clients together."""
+        return [after - before for before, after in pairwise(self.answers)]
+
     async def _client(self) -> None:
         loop = asyncio.get_running_loop()
         request = f"GET {self.path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
@@ -89,6 +96,7 @@ class Hammer:
                 writer.write(request)
                 status, stays = await _read(reader)
                 self.statuses[status] += 1
+                self.answers.append(loop.time())
                 if status == 200:
                     self.granted.append(loop.time())
                 if not stays:
