@@ -265,7 +265,7 @@ async def test_a_throttle_holds_over_all_workers(
         seconds = granted[-1] - granted[0]
         assert len({one["slot"] for one in await gateway.workers()}) == workers
         assert len(granted) <= 1.02 * (rate * seconds + burst)
-        late = min(0.2, max(hammer.gaps))  # what the machine let wait was then seen at once
+        late = min(0.2, max(0.02, *hammer.gaps))  # an answer's way varies; the bound is the lender's
         assert excess(granted, rate) <= 1.02 * (burst + rate * late) + 1
         # A busy machine leaves clients without a turn for longer than a bucket holds: that is lost to all.
         lost = sum(max(0.0, gap - burst / rate) for gap in hammer.gaps) * rate
