@@ -56,6 +56,11 @@ class Health:
     """Ask every instance whether it is well, beside the traffic."""
 
     path: str = setting("", "what to GET; empty: the dialect's own readiness", example="/healthz", short=True)
+    service: str = setting(
+        "",
+        "gRPC: the service to ask about (grpc.health.v1); empty: the server",
+        example="inference.GRPCInferenceService",
+    )
     every: Duration = setting(Duration(2.0), "between two checks", example="2s", at_least=0.1)
     timeout: Duration = setting(Duration(1.0), "longest wait for an answer", example="1s", at_least=0.01)
     healthy_after: int = setting(1, "good answers in a row until it counts as well", "checks", at_least=1)

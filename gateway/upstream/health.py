@@ -2,7 +2,8 @@
 
 One task per pool asks all its instances at once, every `health.every`. What to ask is the policy's path, or
 the readiness that the pool's dialect defines (a server may accept connections long before its model is
-loaded); a pool that speaks plain http and names no path is not checked. An instance is innocent until
+loaded); a pool that speaks plain http and names no path is not checked. gRPC has a service of its own for
+the question (grpc_health.py). An instance is innocent until
 `unhealthy_after` answers were bad in a row.
 """
 
@@ -12,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import aiohttp
 
@@ -19,6 +21,9 @@ from gateway.dialects.catalogue import BY_NAME
 from gateway.pipeline.pool import Instance, Pool
 from gateway.upstream.asking import address_of, read_bounded
 from gateway.upstream.tls import ClientTls
+
+if TYPE_CHECKING:  # made only where an instance speaks gRPC
+    from gateway.upstream.grpc_health import GrpcHealth
 
 LIMIT = 64 * 1024  # bytes of an answer
 
@@ -42,6 +47,7 @@ class HealthChecks:
         self._session = session
         self._client_tls = ClientTls()
         self._on_change = on_change
+        self._grpc: GrpcHealth | None = None
         self._tasks: dict[str, tuple[Pool, str, asyncio.Task[None]]] = {}
 
     def watch(self, pools: Iterable[tuple[Pool, str]]) -> None:
@@ -64,6 +70,16 @@ class HealthChecks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._grpc is not None:
+            self._grpc.close()
+
+    def _over_grpc(self) -> GrpcHealth:
+        made = self._grpc
+        if made is None:
+            from gateway.upstream.grpc_health import GrpcHealth  # only where an instance speaks it
+
+            made = self._grpc = GrpcHealth(self._client_tls)
+        return made
 
     async def _run(self, pool: Pool, model: str) -> None:
         streaks: dict[str, Streak] = {}
@@ -82,6 +98,9 @@ class HealthChecks:
     async def _ask(self, pool: Pool, model: str, instance: Instance) -> bool:
         path = question(pool, model)
         assert path is not None
+        if pool.is_grpc:
+            health = pool.settings.health
+            return await self._over_grpc().ask(instance, health.service, health.timeout)
         timeout = aiohttp.ClientTimeout(total=pool.settings.health.timeout)
         try:
             base, encrypted = address_of(instance, self._client_tls)
@@ -97,10 +116,15 @@ class HealthChecks:
 
 
 def question(pool: Pool, model: str) -> str | None:
-    """Return the path to GET at this pool's instances, None when they are not to be checked."""
+    """Return the path to GET at this pool's instances, None when they are not to be checked.
+
+    A pool that speaks gRPC is asked in gRPC; the text is then that service's path.
+    """
     health = pool.settings.health
     if not health.enabled:
         return None
+    if pool.is_grpc:
+        return "/grpc.health.v1.Health/Check"
     if health.path:
         return health.path
     dialect = BY_NAME.get(pool.speaks)
