@@ -8,6 +8,9 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 
 # The compiled gateway stands beside the sources, never among them: a compiled module hides the file beside it.
 NATIVE := $(CURDIR)/.native
+COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(NATIVE)/lib:$(CURDIR)
+TWIN := $(addprefix tests/,http governance pipeline playbooks filters stores/test_memory.py telemetry server upstream \
+	conformance runtime/test_form.py integration)
 SOURCES := $(shell find gateway backends build_tools -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
 
 .DEFAULT_GOAL := help
@@ -25,6 +28,7 @@ test: $(VENV)/.test services  ## everything: style, types, floors, all tests, wi
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -rs
+	@$(MAKE) --no-print-directory twin
 
 check: $(VENV)/.test  ## the same without slow tests: the loop of a working day
 	@$(BIN)/ruff check .
@@ -37,11 +41,15 @@ test-peers: $(VENV)/.test  ## gRPC with a real Triton and TensorFlow Serving's o
 	@$(BIN)/python -m tests.services.grpc_peers .venv/grpc-peers
 	@HEADGATE_PEERS=.venv/grpc-peers $(BIN)/python -m pytest -rs tests/integration/test_grpc_peers.py
 
+twin: $(NATIVE)/.built  ## the tests of everything that is compiled, on the compiled form
+	@echo "the compiled form"
+	@$(COMPILED) HEADGATE_FORM=compiled $(BIN)/python -m pytest -rs -p no:cacheprovider --import-mode=append $(TWIN)
+
 services:  ## install the servers that tests talk to (Debian, as root); without them those tests are skipped
 	@sh tests/services/install.sh
 
 native: $(NATIVE)/.built  ## the hot modules compiled, in .native/lib (a C compiler, two minutes)
-	@echo "compiled gateway: PYTHONSAFEPATH=1 PYTHONPATH=$(NATIVE)/lib $(BIN)/python -m gateway"
+	@echo "compiled gateway: $(COMPILED) $(BIN)/python -m gateway"
 
 peers:  ## install the gateways that the bench compares with (Debian, as root; Envoy's wheel into .venv/peers)
 	@PYTHON=$(PYTHON) sh loadtests/peers/install.sh $(PEERS)

@@ -23,7 +23,8 @@ def compiled() -> list[Extension]:
     table = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["headgate"]
     modules = [f"gateway/{name}.py" for line in table["compiled"] for name in line.split()]
     typed = mypycify(["--strict", "--ignore-missing-imports", *modules], opt_level="2", debug_level="0")
-    return typed + cythonize("gateway/**/*.pyx", build_dir="build", show_all_warnings=True)
+    heads = Extension("gateway.http.heads", ["gateway/http/heads.pyx"], extra_compile_args=["-O3"])
+    return typed + cythonize([heads], build_dir="build")
 
 
 setup(ext_modules=compiled())

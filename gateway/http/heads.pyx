@@ -23,20 +23,28 @@ from libc.string cimport memcmp, memcpy
 cdef extern from *:
     """
     #include <string.h>
-    /* Is there a CR, LF or NUL? Written so that the compiler can use vectors. */
-    static int forges(const char *at, Py_ssize_t size) {
-        unsigned char bad = 0;
-        for (Py_ssize_t i = 0; i < size; i++)
-            bad |= (at[i] == 0) | (at[i] == 10) | (at[i] == 13);
-        return bad;
+    /* Are there just so many CRs and LFs, and no NUL? Written so that the compiler can use vectors. */
+    static int has_lines(const char *at, Py_ssize_t size, Py_ssize_t lines) {
+        Py_ssize_t returns = 0, feeds = 0, nulls = 0;
+        while (size > 0) {
+            Py_ssize_t part = size < 255 ? size : 255;
+            unsigned char r = 0, f = 0, n = 0;
+            for (Py_ssize_t i = 0; i < part; i++) {
+                r += at[i] == 13;
+                f += at[i] == 10;
+                n += at[i] == 0;
+            }
+            returns += r; feeds += f; nulls += n;
+            at += part; size -= part;
+        }
+        return returns == lines && feeds == lines && !nulls;
     }
     """
-    bint forges(const char *at, Py_ssize_t size) nogil
+    bint has_lines(const char *at, Py_ssize_t size, Py_ssize_t lines) nogil
 
 cdef extern from "Python.h":
     # As they are in C: a bytes object that is still being written belongs to nobody else.
     PyObject *new_bytes "PyBytes_FromStringAndSize" (const char *, Py_ssize_t) except NULL
-    int resize_bytes "_PyBytes_Resize" (PyObject **, Py_ssize_t) except -1
 
 # What kinds of text a character may stand in.
 cdef enum:
@@ -409,13 +417,23 @@ cdef bint _is_copied(const char *name, Py_ssize_t size, bint chunked) noexcept:
     return True
 
 
-cdef bytes _cut(PyObject *head, const char *end):
-    """Return what was written of it, the reference included."""
+cdef char SCRATCH[16384]  # where heads are written, with their bodies if they are small; the GIL guards it
+
+
+cdef bytes _finished(char *begin, char *end, Py_ssize_t lines, bytes body):
+    """Return the head from `begin` to `end` and the body behind it; None where a field forges a line."""
+    cdef PyObject *whole
+    cdef Py_ssize_t size = end - begin
     cdef bytes done
-    cdef Py_ssize_t size = end - PyBytes_AS_STRING(<bytes>head)
-    resize_bytes(&head, size)
-    done = <bytes>head
+    if not has_lines(begin, size, lines):
+        return None
+    if not PyBytes_GET_SIZE(body):
+        return PyBytes_FromStringAndSize(begin, size)
+    whole = new_bytes(NULL, size + PyBytes_GET_SIZE(body))
+    done = <bytes>whole
     Py_DECREF(done)
+    memcpy(PyBytes_AS_STRING(done), begin, size)
+    memcpy(PyBytes_AS_STRING(done) + size, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
     return done
 
 
@@ -438,8 +456,8 @@ cdef Py_ssize_t _room(list headers) except -1:
     return room
 
 
-cdef char *_put_fields(char *at, list headers, bint chunked, bint *dated) noexcept:
-    """Write the fields that are copied."""
+cdef char *_put_fields(char *at, list headers, bint chunked, bint *dated, Py_ssize_t *lines) noexcept:
+    """Write the fields that are copied, and count them."""
     cdef Py_ssize_t i, size
     cdef PyObject *field
     cdef PyObject *name
@@ -455,6 +473,7 @@ cdef char *_put_fields(char *at, list headers, bint chunked, bint *dated) noexce
         at = _put(at, b": ", 2)
         at = _put_bytes(at, <bytes>PyTuple_GET_ITEM(<tuple>field, 1))
         at = _put(at, b"\r\n", 2)
+        lines[0] += 1
     return at
 
 
@@ -477,44 +496,19 @@ cdef char *_put_length(char *at, Py_ssize_t length) noexcept:
     return _put(at, b"\r\n", 2)
 
 
-cdef bint _is_forged(list headers):
-    """Does any name or value hold CR, LF or NUL?"""
-    cdef Py_ssize_t i
-    cdef PyObject *field
-    cdef bytes text
-    for i in range(PyList_GET_SIZE(headers)):
-        field = PyList_GET_ITEM(headers, i)
-        text = <bytes>PyTuple_GET_ITEM(<tuple>field, 0)
-        if forges(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text)):
-            return True
-        text = <bytes>PyTuple_GET_ITEM(<tuple>field, 1)
-        if forges(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text)):
-            return True
-    return False
-
-
 def write_request(
     bytes method, bytes path, bytes query, bytes authority, list headers, Py_ssize_t length, bytes body
 ):
     """Return a request's head and `body` behind it. length: as `_put_length` takes it.
 
-    None: a part holds CR, LF or NUL; serialize.py says so.
+    None: a part holds CR, LF or NUL, which serialize.py refuses, or the head is very large.
     """
-    cdef Py_ssize_t room
-    cdef PyObject *head
-    cdef char *at
+    cdef char *at = SCRATCH
     cdef bint dated = False
-    if (
-        _is_forged(headers)
-        or forges(PyBytes_AS_STRING(method), PyBytes_GET_SIZE(method))
-        or forges(PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
-        or forges(PyBytes_AS_STRING(query), PyBytes_GET_SIZE(query))
-        or forges(PyBytes_AS_STRING(authority), PyBytes_GET_SIZE(authority))
-    ):
+    cdef Py_ssize_t lines = 3  # the request line, Host and the empty one
+    if len(method) + len(path) + len(query) + len(authority) + _room(headers) + 96 > sizeof(SCRATCH):
         return None
-    room = len(method) + len(path) + len(query) + len(authority) + len(body) + _room(headers) + 96
-    head = new_bytes(NULL, room)
-    at = _put_bytes(PyBytes_AS_STRING(<bytes>head), method)
+    at = _put_bytes(at, method)
     at = _put(at, b" ", 1)
     at = _put_bytes(at, path)
     if PyBytes_GET_SIZE(query):
@@ -523,11 +517,10 @@ def write_request(
     at = _put(at, b" HTTP/1.1\r\nhost: ", 17)
     at = _put_bytes(at, authority)
     at = _put(at, b"\r\n", 2)
-    at = _put_fields(at, headers, length == -1, &dated)
+    at = _put_fields(at, headers, length == -1, &dated, &lines)
     at = _put_length(at, length)
     at = _put(at, b"\r\n", 2)
-    at = _put_bytes(at, body)
-    return _cut(head, at)
+    return _finished(SCRATCH, at, lines + (length != -2), body)
 
 
 def write_response(
@@ -535,32 +528,26 @@ def write_response(
 ):
     """Return a response's head and `body` behind it.
 
-    length: as `_put_length` takes it. date: where the response has none. None: a part holds CR, LF or NUL.
+    length: as `_put_length` takes it. date: where the response has none. None: as `write_request`.
     """
-    cdef Py_ssize_t room
-    cdef PyObject *head
-    cdef char *at
+    cdef char *at = SCRATCH
     cdef bint dated = False
-    if (
-        _is_forged(headers)
-        or forges(PyBytes_AS_STRING(connection), PyBytes_GET_SIZE(connection))
-        or forges(PyBytes_AS_STRING(date), PyBytes_GET_SIZE(date))
-    ):
+    cdef Py_ssize_t lines = 2  # the status line and the empty one
+    if len(status_line) + len(connection) + len(date) + _room(headers) + 96 > sizeof(SCRATCH):
         return None
-    room = len(status_line) + len(connection) + len(date) + len(body) + _room(headers) + 96
-    head = new_bytes(NULL, room)
-    at = _put_bytes(PyBytes_AS_STRING(<bytes>head), status_line)
+    at = _put_bytes(at, status_line)
     at = _put(at, b"\r\n", 2)
-    at = _put_fields(at, headers, length == -1, &dated)
+    at = _put_fields(at, headers, length == -1, &dated, &lines)
     if PyBytes_GET_SIZE(date) and not dated:
         at = _put(at, b"date: ", 6)
         at = _put_bytes(at, date)
         at = _put(at, b"\r\n", 2)
+        lines += 1
     if PyBytes_GET_SIZE(connection):
         at = _put(at, b"connection: ", 12)
         at = _put_bytes(at, connection)
         at = _put(at, b"\r\n", 2)
+        lines += 1
     at = _put_length(at, length)
     at = _put(at, b"\r\n", 2)
-    at = _put_bytes(at, body)
-    return _cut(head, at)
+    return _finished(SCRATCH, at, lines + (length != -2), body)

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from mypy_extensions import mypyc_attr
+
 from gateway.http.outbox import Outbox
 from gateway.pipeline.ports import Begin, Timers
 from gateway.server.settings import ServerSettings
@@ -32,8 +34,12 @@ class Connection(Protocol):
         ...
 
 
-class Host(Protocol):
-    """What a connection needs of its listener."""
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Host:
+    """What a connection needs of its listener, which overrides the methods.
+
+    A base class and not a Protocol, because a compiled connection finds its fields without a look-up.
+    """
 
     settings: ServerSettings
     begin: Begin
@@ -45,12 +51,11 @@ class Host(Protocol):
 
     def date(self) -> bytes:
         """The Date field's value now."""
-        ...
+        return b""
 
     def admit(self, connection: Connection, address: str) -> bool:
         """Count a new connection; False when there are too many."""
-        ...
+        return False
 
     def leave(self, connection: Connection, address: str) -> None:
         """An admitted connection ended."""
-        ...

@@ -21,7 +21,7 @@ from gateway.http.outbox import Outbox
 from gateway.pipeline.ports import Begin, Clock, Peer, Timers
 from gateway.server.arrival import Arrival, Connected, Handshakes
 from gateway.server.connection import ServerConnection
-from gateway.server.host import Connection, OnRefused
+from gateway.server.host import Connection, Host, OnRefused
 from gateway.server.settings import ServerSettings
 from gateway.server.tls import ServerTls
 
@@ -32,7 +32,7 @@ class BindError(Exception):
     """The address can't be listened on; the text names it and says why."""
 
 
-class Listener:
+class Listener(Host):
     """One listening socket and the connections that came through it.
 
     Who starts it calls `drain` or `close`.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from gateway.http.framing import (
     CHUNKED,
@@ -32,10 +32,8 @@ from gateway.http.framing import (
     reader_for,
 )
 from gateway.http.message import Headers, Request, Response, find_all
-from gateway.http.outbox import Outbox
 from gateway.http.parse import (
     BadResponse,
-    HeadLimits,
     check_unfinished_response,
     parse_response_head,
     read_response_ahead,
@@ -48,50 +46,13 @@ from gateway.pipeline.errors import (
     UpstreamReset,
     UpstreamTimeout,
 )
-from gateway.pipeline.ports import Cancellable, Sink, Timers
+from gateway.pipeline.ports import Cancellable, Sink
+
+if TYPE_CHECKING:  # connections belong to their group, which makes them
+    from gateway.upstream.connections import Connections
 
 WRITE_HIGH = 64 * 1024  # bytes waiting to be sent, above which `Sink.on_writable(False)` is told
 _MAX_INTERIM = 16  # 1xx responses before one final one
-
-
-class Home(Protocol):
-    """Where a connection belongs: the connections to one instance."""
-
-    @property
-    def timers(self) -> Timers:
-        """Deadlines."""
-        ...
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, for its clock and `call_soon`."""
-        ...
-
-    @property
-    def outbox(self) -> Outbox:
-        """Where requests wait for the end of the burst."""
-        ...
-
-    @property
-    def limits(self) -> HeadLimits:
-        """Bounds of a response's head."""
-        ...
-
-    def opened(self, connection: UpstreamConnection) -> None:
-        """The connection is ready for its first call."""
-        ...
-
-    def released(self, connection: UpstreamConnection) -> None:
-        """The connection is clean and has no call."""
-        ...
-
-    def lost(self, connection: UpstreamConnection) -> None:
-        """The connection is closed or closing, and is never used again. May be said twice."""
-        ...
-
-    def withdraw(self, call: HttpCall) -> None:
-        """A call that still waits for a connection was given up."""
-        ...
 
 
 class HttpCall:
@@ -121,7 +82,7 @@ class HttpCall:
         "upgrade",
     )
 
-    def __init__(self, home: Home, request: Request, data: bytes, until: float, sink: Sink) -> None:
+    def __init__(self, home: Connections, request: Request, data: bytes, until: float, sink: Sink) -> None:
         self.home = home
         self.connection: UpstreamConnection | None = None
         self.data = data  # the head, and the body when it is whole
@@ -229,7 +190,7 @@ class UpstreamConnection:
     )
     transport: asyncio.Transport
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Connections) -> None:
         self._home = home
         self._call: HttpCall | None = None
         self._buffer = b""

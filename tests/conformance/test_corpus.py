@@ -65,6 +65,7 @@ def test_every_target_reads_something() -> None:
     assert all(len(kinds) > 1 for kinds in read.values())
 
 
+@pytest.mark.pure
 def test_the_small_fuzzer_notices_new_lines() -> None:
     lines = Lines()
     assert lines.of(TARGETS["target"], b"/a")
