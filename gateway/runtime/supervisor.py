@@ -19,33 +19,29 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 
 import aiohttp
 from aiohttp import web
 
-from gateway.admin import views
 from gateway.admin.app import make_app
 from gateway.admin.listening import Listening
-from gateway.config.listing import listing
 from gateway.config.load import Loaded
 from gateway.config.schema import LocalRegistry as LocalRegistryConfig
 from gateway.config.schema import Schema
 from gateway.discovery.local import LocalRegistry
 from gateway.discovery.members import Member, write_member
-from gateway.discovery.registry import Discovery, RegistryStatus
+from gateway.discovery.registry import Discovery
 from gateway.governance.leases import Lender
 from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.pressure import Pressure
-from gateway.pipeline.snapshot import Snapshot
-from gateway.runtime import gauges, messages
+from gateway.runtime import messages
 from gateway.runtime.build import Built, Ports
 from gateway.runtime.crew import Crew
 from gateway.runtime.hand import Hand, NoAnswer, State
-from gateway.runtime.joining import joined_instances
+from gateway.runtime.host import Host
 from gateway.runtime.listening import client_ports
 from gateway.runtime.membership import Membership
 from gateway.runtime.policies import Policies
@@ -55,7 +51,6 @@ from gateway.runtime.world import SystemClock, SystemIds
 from gateway.server.listener import bind
 from gateway.stores.leased import answer
 from gateway.stores.memory import MemoryCounters
-from gateway.telemetry.families import Family, families, lasting, merged, text
 from gateway.upstream.asking import make_session
 from gateway.upstream.health import HealthChecks
 from gateway.upstream.issuers import Issuers
@@ -70,12 +65,11 @@ log = logging.getLogger("headgate.workers")
 
 
 class Supervisor:
-    """The one process beside the workers. Implements admin.app.Operations."""
+    """The one process beside the workers."""
 
     def __init__(self, folder: Path, loaded: Loaded, schema: Schema, size: int, overruled: Overruled) -> None:
         """schema: what was loaded, with what the command line overrules."""
         self.schema = schema
-        self.draining = False
         self._folder = folder
         self._loaded = loaded
         self._size = size
@@ -90,7 +84,6 @@ class Supervisor:
         self._sightings: dict[tuple[str, str, str], messages.Sighting] = {}
         self._members: dict[str, frozenset[Member]] = {}
         self._relays: dict[str, asyncio.Task[None]] = {}
-        self._retired: list[Family] = []
         self._round = 0
         self._agreed: list[Hand] = []
         self._started_files: Mapping[str, bytes] = loaded.files
@@ -119,6 +112,7 @@ class Supervisor:
         self.policies = Policies(
             self._folder, self._ports(schema), self._clock.wall, self._install, self._agree
         )
+        self.host = Host(self.crew, self.policies, self._registry, self._clock.now)
         self.policies.start(self._loaded)
         await self._open_admin(schema)
         await self.crew.start()
@@ -163,7 +157,7 @@ class Supervisor:
         listen = schema.listen.admin
         local = self._registry if isinstance(self._registry, LocalRegistry) else None
         wanted = schema.registry.local or LocalRegistryConfig()
-        app = make_app(self, host=listen.address.host, token=listen.token, local=local, ttl=wanted.ttl)
+        app = make_app(self.host, host=listen.address.host, token=listen.token, local=local, ttl=wanted.ttl)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
@@ -231,7 +225,7 @@ class Supervisor:
                 workers=self._size,
                 lock=self._lock,
                 members={service: _written(members) for service, members in self._members.items()},
-                unwell=tuple(sorted(unwell(self.snapshot))),
+                unwell=tuple(sorted(unwell(self.host.snapshot))),
                 sightings=tuple(one for one in self._sightings.values() if one.until > now),
             )
         )
@@ -254,7 +248,7 @@ class Supervisor:
 
     def _saw(self, hand: Hand, sightings: Sequence[messages.Sighting]) -> None:
         now = self._clock.now()
-        self._sharing.heed(self.snapshot, sightings, now)
+        self._sharing.heed(self.host.snapshot, sightings, now)
         for one in sightings:
             what = "ejected" if one.what == "ejected" else "breaker"
             self._sightings[one.pool, one.instance, what] = one
@@ -263,7 +257,7 @@ class Supervisor:
 
     def _buried(self, hand: Hand) -> None:
         self._lender.forget(hand.number)
-        self._retired = merged([self._retired, lasting(hand.families)])
+        self.host.retire(hand)
 
     async def _sweep(self) -> None:
         while True:
@@ -278,7 +272,7 @@ class Supervisor:
                 hand.send(message)
 
     def _tell_health(self) -> None:
-        self._tell(messages.Unwell(tuple(sorted(unwell(self.snapshot)))))
+        self._tell(messages.Unwell(tuple(sorted(unwell(self.host.snapshot)))))
 
     async def _relay(self, service: str, registry: Discovery) -> None:
         async for members in registry.watch(service):
@@ -350,7 +344,7 @@ class Supervisor:
 
     def exchange_soon(self) -> None:
         """Replace the workers one by one, as SIGUSR2 asks; a second wish while it goes on is ignored."""
-        if not self._rolling and not self.draining:
+        if not self._rolling and not self.host.draining:
             self._rolling = True
             self._own(self._exchange(), "rolling restart")
 
@@ -366,100 +360,15 @@ class Supervisor:
         else:
             log.info("rolling restart done")
 
-    # admin.app.Operations
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """What runs, as built here."""
-        assert self.policies.built is not None
-        return self.policies.built.snapshot
-
-    def now(self) -> float:
-        """Seconds, monotonic."""
-        return self._clock.now()
-
-    async def scrape(self) -> Callable[[], bytes]:
-        """Ask all workers; returns what joins and writes their metrics, in any thread."""
-        hands = [hand for hand in self.crew.hands if hand.state in (State.READY, State.LEAVING)]
-        await asyncio.gather(*(hand.count() for hand in hands), return_exceptions=True)
-        own = gauges.control(
-            self.snapshot, self.policies, self.registry_status(), len(self.crew.ready), self.crew.restarts
-        )
-        parts = [*(hand.families for hand in self.crew.hands), self._retired, families(own)]
-        return partial(_write, parts)
-
-    def registry_status(self) -> RegistryStatus | None:
-        """How the registry stands."""
-        return None if self._registry is None else self._registry.status()
-
-    def last_reload(self) -> Mapping[str, object]:
-        """How the last reading of the policies went."""
-        return self.policies.report.view()
-
-    def listing(self) -> list[str]:
-        """The running policies, a line each."""
-        assert self.policies.built is not None
-        return listing(self.policies.built.schema)
-
-    async def reload(self) -> Mapping[str, object]:
-        """Read the policies now."""
-        return (await self.policies.reload()).view()
-
-    async def purge(self, endpoint: str | None) -> int:
-        """Forget cached answers, in all workers."""
-        answers = await self._ask_all("purge", {"endpoint": endpoint})
-        return sum(number for number in answers if isinstance(number, int))
-
-    async def explain(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes
-    ) -> Mapping[str, object]:
-        """Let a worker decide one request, spending and sending nothing."""
-        wanted = {"method": method, "url": url, "headers": dict(headers), "body": body.decode()}
-        for hand in self.crew.ready:
-            try:
-                told = await hand.ask("explain", wanted)
-            except NoAnswer:
-                continue
-            if isinstance(told, dict):
-                return told
-        return {"method": method, "path": url, "trail": [], "why": "no worker serves at the moment"}
-
-    async def instances(self) -> list[views.View]:
-        """Every instance of every pool, over all workers."""
-        own = views.instances(self.snapshot, self._clock.now())
-        return joined_instances(own, await self._ask_all("instances", None))
-
-    def workers(self) -> list[views.View]:
-        """The processes that serve, start or leave."""
-        hands = sorted(self.crew.hands, key=lambda hand: (hand.slot, hand.number))
-        restarts = {slot.number: slot.restarts for slot in self.crew.slots}
-        return [
-            views.worker(
-                hand.slot, hand.pid, hand.state.value, hand.connections, hand.in_flight, restarts[hand.slot]
-            )
-            for hand in hands
-        ]
-
-    def lacking(self) -> list[str]:
-        """Why the gateway can't take traffic: fewer than half of its workers serve."""
-        ready = len(self.crew.ready)
-        return [] if 2 * ready >= self._size else [f"{ready} of {self._size} workers serve"]
-
-    async def _ask_all(self, what: messages.Question, wanted: object) -> list[object]:
-        answers = await asyncio.gather(
-            *(hand.ask(what, wanted) for hand in self.crew.ready), return_exceptions=True
-        )
-        return [said for said in answers if not isinstance(said, BaseException)]
-
     # Stopping
 
     async def stop(self) -> int:
         """Let the workers drain, then close everything in reverse. Returns 0: they say what they broke."""
-        self.draining = True
         for sockets in self._sockets.values():
             for one in sockets:
                 one.close()  # from now on only workers hold the port, and they let go of it
-        if hasattr(self, "crew"):
+        if hasattr(self, "host"):
+            self.host.draining = True
             await self.crew.stop(self.schema.limits.drain, 0.25)
         tasks = tuple(self._tasks)
         for task in tasks:
@@ -472,7 +381,3 @@ class Supervisor:
 
 def _written(members: frozenset[Member]) -> tuple[tuple[str, bytes], ...]:
     return tuple(sorted((member.id, write_member(member)) for member in members))
-
-
-def _write(parts: Sequence[Sequence[Family]]) -> bytes:
-    return text(merged(parts))

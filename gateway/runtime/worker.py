@@ -12,7 +12,6 @@ import asyncio
 import logging
 import os
 import socket
-import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -32,7 +31,6 @@ from gateway.config.schema import Schema, Store
 from gateway.config.units import Address
 from gateway.discovery.local import LocalRegistry
 from gateway.discovery.registry import Discovery, RegistryStatus
-from gateway.governance.overload import Gauge
 from gateway.http.forwarded import Forwarding
 from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.exchange import begin
@@ -48,8 +46,10 @@ from gateway.runtime.explain import explain
 from gateway.runtime.link import Link
 from gateway.runtime.listening import client_ports, make_listeners, renew
 from gateway.runtime.membership import Membership
+from gateway.runtime.observing import open_telemetry
 from gateway.runtime.policies import Policies
 from gateway.runtime.registries import CannotStart, open_registry
+from gateway.runtime.sensing import sense
 from gateway.runtime.world import SystemClock, SystemIds
 from gateway.server.listener import Listener
 from gateway.server.timers import SweptTimers
@@ -57,19 +57,12 @@ from gateway.server.tls import TlsUnusable
 from gateway.stores.memory import MemoryCounters
 from gateway.stores.redis import Address as RedisAddress
 from gateway.stores.redis import RedisBlobs, RedisClient, RedisCounters
-from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.observer import Telemetry
-from gateway.telemetry.tracing import Tracing
 from gateway.upstream.asking import make_session
 from gateway.upstream.health import HealthChecks
 from gateway.upstream.issuers import Issuers
 from gateway.upstream.signatures import ModelSignatures
 from gateway.upstream.upstream import HttpUpstream
-
-LOOK = 0.05  # s between two looks at the event loop's lag
-LAGS = 20  # looks of which the p90 counts
-TOLERABLE_LAG = 0.1  # s: a machine that stutters is no reason to refuse anybody
 
 log = logging.getLogger("headgate")
 
@@ -105,7 +98,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         schema = self.schema
         self._stack.push_async_callback(self._close_session)
-        self._telemetry = self._open_telemetry(schema)
+        lock = -1 if self._link is None else self._link.lock_of(schema.log.access)
+        self._telemetry = open_telemetry(schema, self._clock, self._ids.chance, lock)
+        self._stack.callback(self._telemetry.close)
         timers = SweptTimers(loop)
         self._stack.callback(timers.close)
         self._upstream = HttpUpstream(loop, timers)
@@ -149,7 +144,7 @@ class Worker:
         for name, port in client_ports(schema.listen).items():
             self._stack.callback(self._listeners[name].close)
             await self._listen(self._listeners[name], name, port.address)
-        self._own(self._watch_pressure(), "pressure")
+        self._own(sense(self.gateway, schema.limits.connections, self._clock), "pressure")
 
     def _install(self, built: Built) -> None:
         """Make a build the running one: one assignment, then what follows it."""
@@ -216,29 +211,6 @@ class Worker:
         if self._session is not None:
             await self._session.close()
 
-    def _open_telemetry(self, schema: Schema) -> Telemetry:
-        self._metrics = Metrics()
-        access_log = AccessLog(
-            schema.log.access,
-            self._clock,
-            chance=self._ids.chance,
-            sample=schema.log.sample,
-            lock=-1 if self._link is None else self._link.lock_of(schema.log.access),
-        )
-        tracing = None
-        if schema.telemetry.otlp:
-            headers = {name: secret.reveal() for name, secret in schema.telemetry.headers.items()}
-            try:
-                tracing = Tracing.over_otlp(
-                    schema.telemetry.otlp, self._clock, schema.telemetry.service, headers
-                )
-            except ImportError as missing:
-                raise CannotStart(f"telemetry.otlp: {missing} (pip install 'headgate[otlp]')") from missing
-        telemetry = Telemetry(self._metrics, access_log, tracing)
-        telemetry.start()
-        self._stack.callback(telemetry.close)
-        return telemetry
-
     async def _ports(self, schema: Schema) -> Ports:
         local = MemoryCounters()
         counters: CounterStore = local
@@ -295,24 +267,6 @@ class Worker:
 
     # Running
 
-    async def _watch_pressure(self) -> None:
-        """Measure how late the event loop is, and how full the gateway and its pools are."""
-        gauge = Gauge(tolerable_lag=TOLERABLE_LAG, relief=0.5)
-        lags = [0.0] * LAGS
-        turn = 0
-        while True:
-            before, worked = self._clock.now(), time.thread_time()
-            await asyncio.sleep(LOOK)
-            now = self._clock.now()
-            # Our own work only: a machine that gave the processor to others is no overload of ours.
-            lags[turn % LAGS] = max(0.0, min(now - before - LOOK, time.thread_time() - worked))
-            turn += 1
-            pressure = self._pressure
-            pressure.lag = sorted(lags)[int(0.9 * (LAGS - 1))]
-            fullest = max((pool.in_flight / pool.limit for pool in self.snapshot.pools.values()), default=0.0)
-            limit = self.schema.limits.connections
-            pressure.level = gauge.sense(pressure.lag, pressure.in_flight, limit, now, fullest)
-
     @property
     def http_address(self) -> tuple[str, int]:
         """Where clients come in."""
@@ -347,7 +301,7 @@ class Worker:
     def metrics_writer(self) -> Callable[[], bytes]:
         """See `scrape`."""
         own = gauges.control(self.snapshot, self.policies, self.registry_status(), 1, 0)
-        return partial(self._metrics.text, [*self.traffic(), *own])
+        return partial(self._telemetry.metrics.text, [*self.traffic(), *own])
 
     def metrics(self) -> bytes:
         """Everything as Prometheus text."""
@@ -408,7 +362,7 @@ class Worker:
     @property
     def counted(self) -> Metrics:
         """What this process counted so far."""
-        return self._metrics
+        return self._telemetry.metrics
 
     @property
     def connections(self) -> int:

@@ -39,6 +39,11 @@ def alive(pid: int) -> bool:
         return False
 
 
+def parent_of(pid: int) -> int:
+    """The process that bore another."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def refuses(port: int) -> bool:
     """Whether nobody listens there."""
     with socket.socket() as client:
@@ -428,3 +433,72 @@ async def ends(folder: Path, options: list[str], code: int, said: str) -> None:
     assert process.returncode == code, errors
     assert said in errors.decode()
     assert "Traceback" not in errors.decode()
+
+
+# The nursery, and what a rolling restart takes over
+
+
+async def test_a_nursery_that_died_is_replaced_when_the_next_worker_is_needed(
+    tmp_path: Path, port: int
+) -> None:
+    async with crewed(tmp_path, page(port), 2) as gateway:
+        pids = await gateway.pids()
+        nursery = parent_of(pids[0])
+        os.kill(nursery, signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        hammer = Hammer(gateway.port, clients=8)
+        async with hammer.running():
+            await asyncio.sleep(0.2)
+        assert not hammer.failures  # workers don't need it
+        os.kill(pids[0], signal.SIGKILL)
+        await gateway.until(gateway_is_whole_without(gateway, pids[0]))
+        await gateway.until_said("its line is gone")
+
+
+async def test_a_rolling_restart_takes_over_what_a_reload_cannot(tmp_path: Path, port: int) -> None:
+    async with crewed(tmp_path, page(port), 2) as gateway:
+        small = "registry: static\nlimits: {drain: 5s, url_bytes: 64B}\n"
+        write(tmp_path, small, "gateway.yaml")
+        await gateway.until_said("takes effect at the next start")
+        assert await answered(gateway, "/" + "x" * 100) == 200
+        before = await gateway.pids()
+        os.kill(before[0], signal.SIGKILL)  # a crash takes over nothing: all workers stay alike
+        await gateway.until(gateway_is_whole_without(gateway, before[0]))
+        assert {await answered(gateway, "/" + "x" * 100) for _ in range(8)} == {200}
+        before = await gateway.pids()
+        gateway.signal(signal.SIGUSR2)
+        await gateway.until_exchanged(before)
+        assert {await answered(gateway, "/" + "x" * 100) for _ in range(8)} == {414}
+
+
+async def answered(gateway: Crewed, path: str) -> int:
+    """Ask once, on a connection of its own."""
+    async with (
+        aiohttp.ClientSession() as client,
+        client.get(f"http://127.0.0.1:{gateway.port}{path}") as answer,
+    ):
+        return answer.status
+
+
+async def test_long_lines_of_several_workers_are_whole_in_a_pipe(tmp_path: Path, port: int) -> None:
+    """Writes above PIPE_BUF bytes are not atomic by themselves."""
+    command = [sys.executable, "-m", "gateway", "serve", "--policies", str(tmp_path), "--workers", "3"]
+    command += ["--http", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--access-log", "stdout"]
+    write(tmp_path, "registry: static\n", "gateway.yaml")
+    write(tmp_path, page(port))
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=1 << 20
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    logging = asyncio.create_task(process.stdout.read())
+    while not (line := (await process.stderr.readline()).decode()).startswith("ready "):
+        assert line
+    hammer = Hammer(int(line.split()[1].rpartition(":")[2]), clients=12, path="/" + "x" * 7000)
+    async with hammer.running():
+        await asyncio.sleep(0.5)
+    process.terminate()
+    await process.wait()
+    lines = (await logging).splitlines()
+    assert len(lines) == hammer.answered
+    assert {json.loads(line)["status"] for line in lines} == {200}
