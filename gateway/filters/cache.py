@@ -36,6 +36,7 @@ from gateway.dialects.catalogue import BY_NAME
 from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.metadata import Signature
 from gateway.dialects.tensors import InferRequest, rows
+from gateway.filters.cache_questions import Question, Questions
 from gateway.governance.flights import Role
 from gateway.governance.freshness import State
 from gateway.http.message import Headers, Request, Response, find, find_all
@@ -128,6 +129,7 @@ class CacheFilter(Filter):
         self._endpoint = parts.endpoint.encode()
         self._tags = (tag("endpoint", parts.endpoint), tag("model", parts.model))
         self._part: Slot[Part] = Slot()
+        self._questions = Questions()
 
     # Before the attempt
 
@@ -135,14 +137,30 @@ class CacheFilter(Filter):
         """Answer from what is kept, wait for one who asks already, or go on and bring the answer."""
         if not is_prediction(ctx) or not self._rule.enforce:
             return None  # not enforced: nothing would be there to be found, for nothing is kept
+        pool = ctx.pool
+        if pool is None or ctx.target is None or ctx.parsed is not None or ctx.other_arms:
+            return self._read(ctx, b"", None)
+        signature = self._signatures.signature(pool, pool.model or ctx.target.model, ctx.version)
+        if isinstance(signature, Promise):
+            return self._read(ctx, b"", None)
+        digest = self._questions.digest(ctx.request, self._where(ctx).encode() + b"\0" + self._subject(ctx))
+        asked = self._questions.find(digest, signature) if digest else None
+        if asked is None:
+            return self._read(ctx, digest, signature)
+        return self._look_up(ctx, asked.infer, asked.key, _wish(ctx.request))
+
+    def _read(self, ctx: Context, digest: bytes, signature: Signature | None) -> Eventual[Verdict]:
         infer = read_prediction(ctx, self._signatures)
         if not isinstance(infer, Promise):
-            return self._look(ctx, infer)
+            return self._look(ctx, infer, digest, signature)
         later: Promise[Verdict] = Promise()
-        infer.then(lambda read: _pass_on(self._look(ctx, read), later), later.reject)
+        infer.then(lambda read: _pass_on(self._look(ctx, read, b"", None), later), later.reject)
         return later
 
-    def _look(self, ctx: Context, infer: InferRequest | Refusal) -> Eventual[Verdict]:
+    def _look(
+        self, ctx: Context, infer: InferRequest | Refusal, digest: bytes, signature: Signature | None
+    ) -> Eventual[Verdict]:
+        """Look for the answer to a prediction that was read just now, and remember the question."""
         if ctx.finished:
             return None
         if isinstance(infer, Refusal):  # not ours to refuse: whoever must read it will
@@ -152,7 +170,15 @@ class CacheFilter(Filter):
             return self._go_on(ctx, BY_REQUEST if wish.no_store else BYPASS)
         if ctx.other_arms and not wish.no_cache:
             self._prefer_known(ctx, infer)
-        part = Part(self._key(ctx, infer), infer, ctx.pool, self._clock.wall())
+        key = self._key(ctx, infer)
+        if digest:
+            self._questions.keep(digest, Question(signature, infer, key))
+        return self._look_up(ctx, infer, key, wish)
+
+    def _look_up(self, ctx: Context, infer: InferRequest, key: bytes, wish: Wish) -> Eventual[Verdict]:
+        if wish.no_store:
+            return self._go_on(ctx, BY_REQUEST)
+        part = Part(key, infer, ctx.pool, self._clock.wall())
         if wish.no_cache:
             return self._fetch(ctx, part, BY_REQUEST)
         kept = self._answers.find(part.key, ctx.now, part.began)
@@ -177,9 +203,13 @@ class CacheFilter(Filter):
         ctx.arm, ctx.pool, ctx.version = chosen
 
     def _key(self, ctx: Context, infer: InferRequest) -> bytes:
+        scope = self._endpoint + b"\0" + self._subject(ctx)
+        return canonical_key(infer, infer.model, self._where(ctx), scope)
+
+    @staticmethod
+    def _where(ctx: Context) -> str:
         pool = ctx.pool
-        where = "" if pool is None else f"{pool.name}\0{pool.model}\0{pool.version}\0{ctx.version}"
-        return canonical_key(infer, infer.model, where, self._endpoint + b"\0" + self._subject(ctx))
+        return "" if pool is None else f"{pool.name}\0{pool.model}\0{pool.version}\0{ctx.version}"
 
     def _subject(self, ctx: Context) -> bytes:
         principal = ctx.principal

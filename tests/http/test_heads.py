@@ -35,10 +35,9 @@ names = st.sampled_from(
 )
 values = st.one_of(
     st.sampled_from(
-        b"a|localhost|LOCALHOST|127.0.0.1:80|h:99999|h:|[::1]|3|03|+3|18446744073709551616|chunked|CHUNKED|close|"
-        b"Close|keep-alive|Keep-Alive|close, te|100-continue|trailers|\t v \t|\x00|a\rb|a\nb|\x7f|\xff||,".split(
-            b"|"
-        )
+        b"a|localhost|LOCALHOST|127.0.0.1:80|h:99999|h:|[::1]|3|03|+3|18446744073709551616|chunked|CHUNKED|"
+        b"close|Close|keep-alive|Keep-Alive|close, te|100-continue|trailers|"
+        b"\t v \t|\x00|a\rb|a\nb|\x7f|\xff||".split(b"|")
     ),
     st.binary(max_size=12),
     st.integers(120, 140).map(lambda size: b"v" * size),
@@ -73,7 +72,8 @@ request_lines = st.builds(
     st.sampled_from([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"http/1.1"]),
 )
 status_lines = st.sampled_from(
-    b"HTTP/1.1 200 OK|HTTP/1.1 204 |HTTP/1.1 404|HTTP/1.0 200 OK|HTTP/1.1 099 X|HTTP/1.1 600 X|HTTP/1.1 2000 X|"
+    b"HTTP/1.1 200 OK|HTTP/1.1 204 |HTTP/1.1 404|HTTP/1.0 200 OK|HTTP/1.1 099 X|HTTP/1.1 600 X|"
+    b"HTTP/1.1 2000 X|"
     b"HTTP/1.1 301 \xe9\t.|HTTP/1.1 200 \x00".split(b"|")
 ).map(lambda line: line + b"\r\n")
 request_heads = st.builds(
@@ -104,7 +104,10 @@ def the_twin() -> Iterator[None]:
 
 
 def told(request: Request) -> dict[str, object]:
-    fields = "method path query target headers host minor length body keep_alive expect_continue te_trailers upgrade"
+    fields = (
+        "method path query target headers host minor length body "
+        "keep_alive expect_continue te_trailers upgrade"
+    )
     return {name: getattr(request, name) for name in fields.split()}
 
 
