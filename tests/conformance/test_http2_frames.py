@@ -118,7 +118,8 @@ async def listener() -> AsyncIterator[Listener]:
     await made.start("127.0.0.1", 0)
     yield made
     made.close()
-    await asyncio.sleep(0)
+    for _ in range(3):  # transports close over a few turns of the loop
+        await asyncio.sleep(0)
     timers.close()
 
 
