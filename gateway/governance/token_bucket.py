@@ -154,6 +154,11 @@ class Buckets:
 
     def take_all(self, claims: Sequence[Spending], now: float) -> Verdict:
         """Spend every claim, or none of them: that is the law between limits of different width."""
+        allowed, binding, remaining, retry_after, reset = self.decide(claims, now)
+        return Verdict(allowed, binding, remaining, retry_after, reset)
+
+    def decide(self, claims: Sequence[Spending], now: float) -> tuple[bool, int, int, float, float]:
+        """Do as `take_all`; returns the verdict's parts, for whoever makes something else of them."""
         known = self._full_at
         planned: dict[bytes, float] = {}
         is_known = True
@@ -181,14 +186,14 @@ class Buckets:
                 fewest, binding, left, reset = room / cost, index, room, before - now + cost / rate
             index += 1
         if len(planned) < index or not index:
-            return self._take_merged(claims, now) if index else UNLIMITED
+            return self._take_merged(claims, now) if index else (True, -1, 0, 0.0, 0.0)
         if wait:
-            return Verdict(False, binding, int(left + ROUNDING) if left > 0 else 0, wait, reset)
+            return False, binding, int(left + ROUNDING) if left > 0 else 0, wait, reset
         if is_known:
             known.update(planned)
         else:
             self._store(planned, now)
-        return Verdict(True, binding, int(left + ROUNDING) if left > 0 else 0, 0.0, reset)
+        return True, binding, int(left + ROUNDING) if left > 0 else 0, 0.0, reset
 
     def take(self, claim: Spending, now: float) -> Verdict:
         """Spend one claim."""
@@ -280,15 +285,15 @@ class Buckets:
 
     # The same bucket claimed twice by one request
 
-    def _take_merged(self, claims: Sequence[Spending], now: float) -> Verdict:
+    def _take_merged(self, claims: Sequence[Spending], now: float) -> tuple[bool, int, int, float, float]:
         first: dict[bytes, int] = {}
         costs: dict[bytes, float] = {}
         for index, claim in enumerate(claims):
             first.setdefault(claim.key, index)
             costs[claim.key] = costs.get(claim.key, 0.0) + claim.cost
         merged = [_Merged(key, costs[key], claims[i].rate, claims[i].burst) for key, i in first.items()]
-        verdict = self.take_all(merged, now)
-        return verdict._replace(binding=list(first.values())[verdict.binding])
+        allowed, binding, remaining, retry_after, reset = self.decide(merged, now)
+        return allowed, list(first.values())[binding], remaining, retry_after, reset
 
     def __repr__(self) -> str:
         return f"<Buckets {len(self)} of {self.max_keys} in use, {self.forgotten} forgotten>"

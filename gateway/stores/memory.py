@@ -26,7 +26,7 @@ class MemoryCounters:
 
     def take(self, claims: Sequence[Claim], now: float) -> Grant:
         """Spend all or none."""
-        allowed, binding, remaining, retry_after, reset = self.buckets.take_all(claims, now)
+        allowed, binding, remaining, retry_after, reset = self.buckets.decide(claims, now)
         return Grant(allowed, binding, remaining, retry_after, reset)
 
     def settle(self, claims: Sequence[Claim], now: float) -> None:
