@@ -95,8 +95,8 @@ async def connect(running: Running, number: int) -> list[tuple[asyncio.StreamRea
 
 def test_four_hundred_dripping_heads_are_cut_at_the_limit(running: Running) -> None:
     async def drip(number: int) -> tuple[float, bytes]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", running.http)
         started = time.monotonic()
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.http)
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nX-%d: " % number)
         ended = asyncio.create_task(reader.read())
         while not ended.done():
@@ -116,7 +116,7 @@ def test_four_hundred_dripping_heads_are_cut_at_the_limit(running: Running) -> N
     print(f"cut after {min(times):.2f} .. {max(times):.2f} s, limit {LIMIT:g} s")
     assert {tuple(statuses(answer)) for _, answer in ends} == {(408,)}
     assert min(times) >= LIMIT - 0.1
-    assert max(times) <= LIMIT + 0.1 * slack() + 0.2
+    assert max(times) <= LIMIT + 0.3 * slack()  # connecting 400 takes a moment, too
     assert_unharmed(health)
 
 

@@ -4,7 +4,7 @@
 
 Half of the requests are GETs, a quarter POSTs that may be repeated (`safe_to_retry`), a quarter POSTs that
 may not: of these none may reach two instances, and some may fail, for whoever breaks off in the middle of one
-leaves no right answer. `HEADGATE_CHAOS_SECONDS` says how long the fault lasts (3 by default); figures are
+leaves no right answer. `HEADGATE_CHAOS_SECONDS` says how long the fault lasts (2 by default); figures are
 printed with `-s`.
 """
 
@@ -26,7 +26,7 @@ from tests.fakes.chaos_parties import reset
 from tests.integration.running import slack
 
 RATE = 80.0  # requests a second
-FAULT = float(os.environ.get("HEADGATE_CHAOS_SECONDS", "3"))  # s
+FAULT = float(os.environ.get("HEADGATE_CHAOS_SECONDS", "2"))  # s
 PAGE = """\
 pools:
   three:
@@ -157,7 +157,7 @@ def test_one_of_three_goes_wrong_and_nobody_notices(tmp_path: Path, three: list[
             bad.listen_again()
         ended = time.monotonic()
         bad.times.clear()
-        asyncio.run(load(running.http, 3.0, after))
+        asyncio.run(load(running.http, 2.5, after))
         readmitted = min(bad.times, default=ended + 99.0) - ended
     unsafe = [failure for failure in faulty.failures if failure.startswith("POST /once")]
     others = [failure for failure in faulty.failures if not failure.startswith("POST /once")]

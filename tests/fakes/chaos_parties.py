@@ -31,7 +31,7 @@ Trick = Callable[
 
 
 def good(token: bytes, rng: random.Random) -> bytes:
-    """An answer that bears the token, framed in one of the three ways that leave the connection open or not."""
+    """An answer that bears the token, framed by its length or in chunks."""
     body = token + b"." * rng.choice((0, 1, 100, 5000, 70_000))
     if rng.random() < 0.5:
         return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
@@ -424,7 +424,7 @@ async def perform(port: int, seed: int) -> Scenario:
 
 
 def complaints(scenario: Scenario, codes: frozenset[str]) -> list[str]:
-    """What must never be: another's answer, an invented one, one too many, none although the client waited."""
+    """What must never be: another's answer, an invented one, none although the client waited."""
     found = []
     for sent, got in zip(scenario.requests, scenario.answers, strict=False):
         if got.reason:
