@@ -19,6 +19,8 @@ fires: a request on a kept-alive connection costs no timer at all.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import termios
 from collections.abc import Sequence
 from math import inf
 from typing import Final, cast
@@ -39,6 +41,7 @@ from gateway.server.stream import Stream
 # answered (a slice of a body counts as four), and bytes of a slice of a chunked body, which cost as chunks.
 _TURNS: Final = 16
 _SLICE: Final = 32 * 1024
+_NEXT_TURN: Final = 0.001  # s: by then the loop has read what waits
 
 
 class ServerConnection:
@@ -542,6 +545,8 @@ class ServerConnection:
         elif stream is None:
             if self._buffer:
                 self._refuse(408, "head_timeout", "the request's head took too long")
+            elif _unread(self.transport):  # it came while the loop was busy: to close now would lose it
+                self._arm(self._host.loop.time() + _NEXT_TURN)
             else:
                 self._close()
         elif stream.body is None:
@@ -567,3 +572,15 @@ def _chose_http2(transport: asyncio.Transport) -> bool:
     """Tell whether the TLS handshake agreed on HTTP/2 (ALPN, RFC 9113 §3.2)."""
     tls = transport.get_extra_info("ssl_object")
     return tls is not None and tls.selected_alpn_protocol() == "h2"
+
+
+def _unread(transport: asyncio.Transport) -> bool:
+    """Whether bytes wait in the socket that the loop has not read yet."""
+    connected = transport.get_extra_info("socket")
+    if connected is None:
+        return False
+    try:
+        waiting: bytes = fcntl.ioctl(connected.fileno(), termios.FIONREAD, bytes(4))
+    except OSError:
+        return False
+    return any(waiting)

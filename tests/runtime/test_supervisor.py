@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -111,10 +112,10 @@ async def test_a_killed_worker_costs_its_own_requests_and_nothing_else(tmp_path:
             assert max(instants) - min(instants) < 0.5
 
 
-def gateway_is_whole_without(gateway: Crewed, pid: int) -> Callable[[], Awaitable[bool]]:
+def gateway_is_whole_without(gateway: Crewed, pid: int, size: int = 2) -> Callable[[], Awaitable[bool]]:
     async def whole() -> bool:
         now = (await gateway.pids()).values()
-        return pid not in now and len(now) == 2
+        return pid not in now and len(now) == size
 
     return whole
 
@@ -502,3 +503,37 @@ async def test_long_lines_of_several_workers_are_whole_in_a_pipe(tmp_path: Path,
     lines = (await logging).splitlines()
     assert len(lines) == hammer.answered
     assert {json.loads(line)["status"] for line in lines} == {200}
+
+
+# Users see one gateway
+
+
+async def test_an_instance_that_one_worker_ejects_is_left_alone_by_all(tmp_path: Path, port: int) -> None:
+    """A port where nobody listens: the first call finds it out, and no other worker has to."""
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
+        address = f"127.0.0.1:{dead.getsockname()[1]}"
+        policies = page(port).replace("instances: [", f"eject: {{for: 30s}}, instances: ['{address}', ")
+        async with crewed(tmp_path, policies, 3) as gateway:
+            hammer = Hammer(gateway.port, clients=12, pause=0.01)
+            async with hammer.running():
+
+                async def ejected() -> bool:
+                    found = await gateway.json("/instances")
+                    return (address, "ejected") in {(one["id"], one["state"]) for one in found}
+
+                await gateway.until(ejected)
+                await asyncio.sleep(0.3)  # told, and what was under way is over
+                before = await gateway.json("/instances")
+                await asyncio.sleep(0.5)
+                after = await gateway.json("/instances")
+            assert set(hammer.statuses) == {200}
+            assert failures(after, address) == failures(before, address)
+            replaced = await gateway.pids()
+            os.kill(replaced[0], signal.SIGKILL)
+            await gateway.until(gateway_is_whole_without(gateway, replaced[0], 3))
+            assert await gateway.metric("headgate_instance_ejected", instance=address) == 1
+
+
+def failures(views: list[dict[str, Any]], instance: str) -> int:
+    return sum(view["failures"] for view in views if view["id"] == instance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -393,6 +394,31 @@ async def test_a_drain_answers_a_request_that_was_on_its_way_on_a_kept_connectio
 def _remembered(world: Wires) -> tuple[str, int]:
     peer: tuple[str, int] = world.clients[0].writer.get_extra_info("peername")
     return peer
+
+
+async def client_was_heard(s: Stage, times: int) -> bool:
+    """Wait for one request more than so many."""
+    await until(lambda: len(s.receivers) > times)
+    return True
+
+
+async def test_a_request_that_waits_in_the_socket_is_not_lost_to_the_idle_timeout() -> None:
+    """It comes when the loop has looked at its sockets, and just before it looks at the clock."""
+    loop = asyncio.get_running_loop()
+    async with stage(ok, ServerSettings(idle_timeout=0.2)) as s:
+        with socket.create_connection(s.world.listener.address) as client:
+            client.sendall(GET)
+            await until(lambda: s.receivers)
+            await asyncio.sleep(0.03)
+            for number in range(1, 4):
+                assert client.recv(1000, socket.MSG_DONTWAIT).endswith(b"ok")
+                s.world.timers.at(loop.time() + 0.06, lambda: client.sendall(GET))
+                time.sleep(0.3)  # noqa: ASYNC251  # both instants pass while the loop is busy
+                assert await asyncio.wait_for(client_was_heard(s, number), 5)
+                await asyncio.sleep(0.03)
+            assert client.recv(1000).endswith(b"ok")
+            await until(lambda: not s.world.listener.connections)  # nothing came any more
+            assert client.recv(1000) == b""
 
 
 async def test_a_drain_breaks_what_is_left_after_the_grace() -> None:
