@@ -1,6 +1,7 @@
 """Circuit breaker: a table of transitions, no clock, no I/O.
 
-    closed    -- failures or slow calls reach their share of >= min_calls -->  open
+    closed    -- failures or slow calls reach their share of >= min_calls,
+                 or failures in a row reach `consecutive` ------------->  open
     open      -- the cool-down is over --------------------------------->  half_open
     half_open -- a probe fails or is slow ------------------------------>  open, cooling down twice as long
     half_open -- `probes` probes in a row succeed ---------------------->  closed
@@ -59,7 +60,8 @@ class BreakerSettings:
     """When a breaker opens and how it closes again; durations in seconds, shares 0..1.
 
     errors: share of failures that opens it. slow_over: a call that takes longer is slow (None: none is).
-    slow_ratio: share of slow calls that opens it. min_calls: fewer outcomes within the window decide
+    slow_ratio: share of slow calls that opens it. consecutive: failures in a row that open it, whatever
+    the shares (0: none do). min_calls: fewer outcomes within the window decide
     nothing. cool_down: first time open; doubles with each relapse up to max_cool_down, plus up to
     `jitter` of itself. probes: successes that close it, and most probes at once. probe_timeout: a probe
     not heard of for so long gives its place to another.
@@ -68,6 +70,7 @@ class BreakerSettings:
     errors: float = 0.5
     slow_over: float | None = None
     slow_ratio: float = 1.0
+    consecutive: int = 0
     min_calls: int = 20
     window: float = 10.0
     cool_down: float = 5.0
@@ -88,6 +91,7 @@ class Breaker:
         "_failures_before",
         "_half",
         "_half_ends",
+        "_in_a_row",
         "_last_permit",
         "_leases",
         "_probes_passed",
@@ -115,6 +119,7 @@ class Breaker:
         self._half_ends = -inf
         self._calls = self._failures = self._slow = 0
         self._calls_before = self._failures_before = self._slow_before = 0
+        self._in_a_row = 0
         self._relapses = 0
         self._probes_passed = 0
         self._last_permit = 1
@@ -169,6 +174,10 @@ class Breaker:
             return self._judge_probe(ok and latency <= self._slow_over, now)
         return None
 
+    def is_probe(self, permit: Permit | None) -> bool:
+        """Tell whether a permit is a half-open probe's lease, not yet given back."""
+        return permit is not None and permit in self._leases
+
     # Learning from another breaker of the same instance
 
     def open_too(self, until: float, now: float) -> None:
@@ -201,10 +210,14 @@ class Breaker:
         if slow:
             self._slow += 1
         if ok:
+            self._in_a_row = 0
             if not slow:
                 return None
         else:
+            self._in_a_row += 1
             self._failures += 1
+            if self._in_a_row == self.settings.consecutive:
+                return self._trip(now)
         return self._trip(now) if self._too_bad() else None
 
     def _too_bad(self) -> bool:
@@ -255,6 +268,7 @@ class Breaker:
     def _close(self) -> None:
         self._calls = self._failures = self._slow = 0
         self._half_ends = -inf
+        self._in_a_row = 0
         self._closed_permit = self._new_permit()
         self._move(Event.PROVED)
 

@@ -13,9 +13,12 @@ compare it with, so an incident that hits everybody is nobody's fault:
       S = max(0, S + ln(q1 / q0))               after a failure
       S = max(0, S + ln((1 - q1) / (1 - q0)))   after a success
 
-  The instance is out when any S exceeds ln(5e6). Simulated: a host that fails 5 % of its 5 calls/s among
-  nineteen that fail 0.2 % is out after 40 s in the median (at 50 calls/s after 4 s), where failures in a row
-  never find it; no false ejection in 100 healthy host-hours, nor in 50 with 2 % failures everywhere.
+  Two bounds: above ln(5000) the instance is doubted, above ln(5e6) it is out. Doubt is cheap to be wrong
+  about: pickers count a doubted instance as DOUBT_FACTOR times as dear, so what it spoils falls at once and
+  the few calls that it still gets go on telling. It ends when the evidence has halved, or after DOUBT_FOR
+  seconds without a failure that renews it. Simulated (loadtests/sims/ejection.py): a host that fails 5 %
+  of its 5 calls/s among nineteen that fail 0.2 % is doubted after 12 s in the median, where failures in a
+  row never find it; nobody is falsely out in 1,000 healthy host-hours with incidents that hit everybody.
 
 Never more than `max_share` of the pool is out at once (one of a pool of two or more always may be), and
 never the last one. An ejection lasts `base`, twice as long with each relapse up to `longest`. A failure
@@ -33,6 +36,12 @@ from math import ceil, exp, inf, log
 RATIOS = (3.0, 10.0, 30.0, 100.0)
 """How many times worse than the others: one statistic each."""
 THRESHOLD = log(5e6)
+DOUBT = log(5000.0)
+"""Evidence that makes an instance doubted; half of it lifts the doubt."""
+DOUBT_FOR = 20.0
+"""Seconds that doubt lasts after the failure that raised or renewed it."""
+DOUBT_FACTOR = 10.0
+"""How many times as dear a doubted instance seems to pickers."""
 TOLERANCE = 1.5
 FORGET = 50.0
 """Seconds, time constant of the shares."""
@@ -58,6 +67,7 @@ class _Track:
     __slots__ = (
         "calls",
         "compared_at",
+        "doubted_until",
         "failures",
         "heard_at",
         "in_a_row",
@@ -85,6 +95,7 @@ class _Track:
         self.statistics = [0.0] * len(RATIOS)
         self.steps_down = [0.0] * len(RATIOS)  # what a success adds to each
         self.compared_at = -inf
+        self.doubted_until = -inf
         self.out_until = -inf
         self.out_for = 0.0
         self.relapses = 0
@@ -98,7 +109,7 @@ class Ejector:
     pool, out at once.
     """
 
-    __slots__ = ("_tracks", "base", "consecutive", "ejections", "longest", "max_share")
+    __slots__ = ("_tracks", "base", "consecutive", "doubts", "ejections", "longest", "max_share")
 
     def __init__(
         self, *, consecutive: int = 5, base: float = 5.0, longest: float = 60.0, max_share: float = 0.5
@@ -108,6 +119,7 @@ class Ejector:
         self.longest = max(base, longest)
         self.max_share = max_share
         self.ejections = 0  # so far
+        self.doubts = 0  # raised so far
         self._tracks: dict[str, _Track] = {}
 
     def record(self, key: str, ok: bool, now: float, size: int, unreachable: bool = False) -> float | None:
@@ -124,12 +136,30 @@ class Ejector:
             return None
         if now < track.out_until:
             return None  # a call that was under way when it was ejected
-        _learn(track, ok, now)
+        _learn(track, ok, now, 1)
         if ok:
-            self._succeeded(track, now)
+            self._succeeded(track, now, 1)
             return None
         is_outlier = self._is_outlier(track, now, 1 if unreachable else self.consecutive)
-        return self._eject(track, now) if is_outlier and self._has_room(now, size) else None
+        if is_outlier:
+            return self._eject(track, now) if self._has_room(now, size) else None
+        if max(track.statistics) > DOUBT:
+            self._doubt(track, now, size)
+        return None
+
+    def passed(self, key: str, calls: int, now: float) -> None:
+        """Learn of `calls` successes in a row, as if all came now: for those who count elsewhere."""
+        track = self._tracks.get(key)
+        if track is None:
+            track = self._tracks[key] = _Track()
+        if calls > 0 and now >= track.out_until:
+            _learn(track, True, now, calls)
+            self._succeeded(track, now, calls)
+
+    def doubted_until(self, key: str) -> float:
+        """Return the instant until which instance `key` is doubted; -inf: it never was."""
+        track = self._tracks.get(key)
+        return -inf if track is None else track.doubted_until
 
     def retain(self, keys: Set[str]) -> None:
         """Forget everybody else: the pool's members changed."""
@@ -142,7 +172,7 @@ class Ejector:
 
     # The detectors
 
-    def _succeeded(self, track: _Track, now: float) -> None:
+    def _succeeded(self, track: _Track, now: float, calls: int) -> None:
         track.on_probation = False
         if track.relapses and now >= track.out_until + track.out_for:
             track.relapses = 0
@@ -150,7 +180,9 @@ class Ejector:
             q0 = self._compare(track, now)
             track.steps_down = [log((1 - min(WORST, ratio * q0)) / (1 - q0)) for ratio in RATIOS]
             track.compared_at = now
-        _step(track, track.steps_down)
+        _step(track, track.steps_down if calls == 1 else [calls * step for step in track.steps_down])
+        if now < track.doubted_until and max(track.statistics) < DOUBT / 2:
+            track.doubted_until = now
         if track.recent < FORGIVEN and not track.relapses and max(track.statistics) <= 0.0:
             track.suspect = False
             track.recent = 0.0
@@ -191,6 +223,15 @@ class Ejector:
         out = len(self.ejected(now))
         return out < max(1, int(self.max_share * size)) and out + 1 < size
 
+    def _doubt(self, track: _Track, now: float, size: int) -> None:
+        """Doubt it from now on, unless as many as may be out are out or doubted already."""
+        if now >= track.doubted_until:
+            others = [one for one in self._tracks.values() if now < max(one.doubted_until, one.out_until)]
+            if len(others) >= max(1, int(self.max_share * size)) or len(others) + 1 >= size:
+                return
+            self.doubts += 1
+        track.doubted_until = now + DOUBT_FOR
+
     def _eject(self, track: _Track, now: float) -> float:
         track.out_for = min(self.longest, self.base * 2.0 ** min(track.relapses, 30))
         track.out_until = now + track.out_for
@@ -199,6 +240,7 @@ class Ejector:
         track.in_a_row = 0
         track.recent = 0.0
         track.statistics = [0.0] * len(RATIOS)
+        track.doubted_until = -inf
         self.ejections += 1
         return track.out_until
 
@@ -206,13 +248,13 @@ class Ejector:
         return f"<Ejector {len(self._tracks)} watched, {self.ejections} ejections>"
 
 
-def _learn(track: _Track, ok: bool, now: float) -> None:
+def _learn(track: _Track, ok: bool, now: float, calls: int) -> None:
     weight = exp(min(0.0, track.since - now) / FORGET)
-    track.calls = track.calls * weight + track.successes + 1.0
+    track.calls = track.calls * weight + track.successes + calls
     track.failures *= weight
     track.successes = 0
     track.since = track.heard_at = now
-    track.recent *= 1.0 - RECENT
+    track.recent *= 1.0 - RECENT if calls == 1 else (1.0 - RECENT) ** calls
     if ok:
         track.in_a_row = 0
     else:

@@ -1,16 +1,26 @@
 """Pickers: which of a pool's instances gets the next call.
 
-Three laws over one fixed tuple of candidates (a change of members makes a new picker):
+Four laws over one fixed tuple of candidates (a change of members makes a new picker):
 
-- LeastCost: the least expected time to completion, latency * (in_flight + 1) / weight, by a full scan.
-Up to some
-  hundred instances a scan is affordable, and better than the best of two random ones: in simulation with 24
-  instances of unequal speed its p99 is 120 ms where two choices have 284 and an oracle 110. The latency
-  carries an error penalty (ewma.py). Unknown instances count as the median, and start slowly if told to.
-- RoundRobin: turns, interleaved smoothly by weight (NGINX's algorithm: a a b a, not a a a b). -
-ConsistentHash: the same key to the same instance while the members stay, on a ring of points; an
-instance that
-  has more than `bound` times its share of the load passes the key on to the next one (Mirrokni et al., 2017).
+- LeastCost: the least expected time to completion, by a full scan:
+
+      cost = latency * (in_flight + elsewhere + 1) * scale
+      scale = slow start * far * doubt / weight            what changes slowly, looked at every 250 ms
+
+  `elsewhere` is what the instance itself reports beyond our own calls (load_report.py), 0 where it doesn't.
+  Up to some hundred instances a scan is affordable, and better than the best of two random ones
+  (loadtests/sims/balancing.py). The latency carries an error penalty (ewma.py). Unknown instances count as
+  the median. Affinity is a term of the same cost, never a pin: see `pick_warm`.
+- TwoChoices: of two drawn by weight, the one with the lesser cost (Mitzenmacher). Costs the same however many
+  instances there are, and herds less where many gateways know little.
+- RoundRobin: turns, interleaved smoothly by weight (NGINX's algorithm: a a b a, not a a a b).
+- ConsistentHash: the same key to the same instance while the members stay, on a ring of points; an instance
+  that has more than `bound` times its share of the load passes the key on to the next one (Mirrokni et al.,
+  2017).
+
+A doubted instance (ejection.py) gets about a tenth of its share from each of them. Zones are a matter of
+cost too: calls leave `home` when it would take `far` times as long there, so they spill over as soon as the
+zone is short, and come back as it isn't.
 
 A picker never returns a candidate already tried for this request, nor one that is not usable now. Panic:
 when the share of usable candidates falls below `panic`, usability is disregarded, because the few that
@@ -21,11 +31,13 @@ off: nobody usable, nobody picked.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
+from itertools import accumulate
 from math import ceil, inf
 from typing import Generic, Protocol, TypeVar
 
+from gateway.governance.ejection import DOUBT_FACTOR
 from gateway.governance.ewma import Ewma
 
 REFRESH = 0.25
@@ -43,6 +55,21 @@ class Candidate(Protocol):
     @property
     def in_flight(self) -> int:
         """Calls under way."""
+        ...
+
+    @property
+    def elsewhere(self) -> int:
+        """Calls that it has under way or waiting beyond ours, as it reported last; 0: unknown."""
+        ...
+
+    @property
+    def doubted_until(self) -> float:
+        """Until then it is suspected of failing (ejection.py)."""
+        ...
+
+    @property
+    def zone(self) -> str:
+        """Where it runs."""
         ...
 
     @property
@@ -84,6 +111,10 @@ class Picker(Protocol[C]):
         """
         ...
 
+    def look_again(self) -> None:
+        """What changes slowly has changed at once (a doubt): don't wait for the next look."""
+        ...
+
 
 class _Scan(Generic[C]):
     """What the three share: candidates, and who may be picked."""
@@ -93,6 +124,9 @@ class _Scan(Generic[C]):
     def __init__(self, members: Sequence[C], panic: float) -> None:
         self._members = tuple(members)
         self._panic = panic
+
+    def look_again(self) -> None:
+        """Nothing is kept here that could be out of date."""
 
     def _eligible(self, now: float, tried: Sequence[C]) -> list[C]:
         """Return who may be picked, in order: the usable, or in panic everybody, less the tried."""
@@ -106,8 +140,10 @@ class _Scan(Generic[C]):
 
 
 class LeastCost(_Scan[C]):
-    """The least expected time to completion. slow_start: seconds in which a new instance reaches its
-    full share.
+    """The least expected time to completion.
+
+    slow_start: seconds in which a new instance reaches its full share. home: the zone that is preferred, ""
+    for none; far: how many times dearer the others seem.
 
     The cheapest is found first and asked whether it is usable afterwards, so that in ordinary times one
     question is asked and not one per instance; one that becomes usable joins within 250 ms, or as soon
@@ -115,7 +151,7 @@ class LeastCost(_Scan[C]):
     only when what is left of the pool is worse.
     """
 
-    __slots__ = ("_likely", "_median", "_refresh_at", "_rng", "_scale", "_slow_start")
+    __slots__ = ("_far", "_home", "_likely", "_median", "_refresh_at", "_rng", "_scale", "_slow_start")
 
     def __init__(
         self,
@@ -123,11 +159,15 @@ class LeastCost(_Scan[C]):
         *,
         panic: float = 0.5,
         slow_start: float = 0.0,
+        home: str = "",
+        far: float = 1.0,
         rng: Callable[[], float] | None = None,
     ) -> None:
         """rng: uniform in [0, 1), breaks ties; without it the first of equals wins."""
         super().__init__(members, panic)
         self._slow_start = slow_start
+        self._home = home
+        self._far = far
         self._rng = rng
         self._refresh_at = -inf
         self._median = 1.0
@@ -148,7 +188,7 @@ class LeastCost(_Scan[C]):
         ties = 0
         median = self._median
         for member, latency, scale in self._likely:
-            cost = (latency.value or median) * (member.in_flight + 1) * scale
+            cost = (latency.value or median) * (member.in_flight + member.elsewhere + 1) * scale
             if cost < least:
                 best, least, ties = member, cost, 1
             elif cost == least:
@@ -157,16 +197,30 @@ class LeastCost(_Scan[C]):
             return best
         return self._cheapest(now, tried)
 
-    def _cheapest(self, now: float, tried: Sequence[C]) -> C | None:
+    def pick_warm(self, warm: Mapping[int, float], worth: float, now: float, tried: Sequence[C]) -> C | None:
+        """Choose the cheapest where some have what the request needs (a prefix, a session, an adapter).
+
+        warm: how much of it (0..1) by `key` of the instance. worth: how many calls more under way that makes
+        up for. A cold instance's cost counts as if `worth` calls more were under way, so affinity gives way
+        under load by itself.
+        """
+        if now >= self._refresh_at:
+            self._refresh(now)
+        return self._cheapest(now, tried, warm, worth)
+
+    def _cheapest(
+        self, now: float, tried: Sequence[C], warm: Mapping[int, float] | None = None, worth: float = 0.0
+    ) -> C | None:
         """The same among those who may be picked; ties go to the one with fewer calls, then to
         chance."""
         eligible = set(map(id, self._eligible(now, tried)))
         median = self._median
-        ranked = [
-            ((latency.value or median) * (member.in_flight + 1) * scale, member.in_flight, member)
-            for member, latency, scale in self._scale
-            if id(member) in eligible
-        ]
+        ranked = []
+        for member, latency, scale in self._scale:
+            if id(member) in eligible:
+                cold = 0.0 if warm is None else worth * (1.0 - warm.get(member.key, 0.0))
+                load = member.in_flight + member.elsewhere + 1
+                ranked.append(((latency.value or median) * (load + cold) * scale, member.in_flight, member))
         if not ranked:
             return None
         least = min([(cost, in_flight) for cost, in_flight, _ in ranked])
@@ -180,25 +234,88 @@ class LeastCost(_Scan[C]):
         if now >= self._refresh_at:
             self._refresh(now)
         scale = next((scale for known, _, scale in self._scale if known is member), inf)
-        return (member.latency.value or self._median) * (member.in_flight + 1) * scale
+        return (member.latency.value or self._median) * (member.in_flight + member.elsewhere + 1) * scale
+
+    def look_again(self) -> None:
+        """Look at what changes slowly before the next pick."""
+        self._refresh_at = -inf
 
     # What changes slowly
 
     def _refresh(self, now: float) -> None:
         self._refresh_at = now + REFRESH
-        known = sorted(m.latency.value for m in self._members if m.latency.value)
-        if known:
-            self._median = known[(len(known) - 1) // 2]  # the lower one: of two, the better
-            for member in self._members:
-                member.latency.relax(OPTIMISM * self._median, now)
-        self._scale = [(m, m.latency, self._warmth(m, now) / m.weight) for m in self._members if m.weight > 0]
+        self._median = _relax(self._members, self._median, now)
+        self._scale = [(m, m.latency, self._factor(m, now) / m.weight) for m in self._members if m.weight > 0]
         self._likely = [row for row in self._scale if row[0].usable(now)]
 
-    def _warmth(self, member: C, now: float) -> float:
-        """1.0 for an instance in its stride, up to 10 for one that has just joined."""
-        if self._slow_start <= 0.0:
-            return 1.0
-        return 1.0 / max(0.1, min(1.0, (now - member.since) / self._slow_start))
+    def _factor(self, member: C, now: float) -> float:
+        """1.0 for an instance in its stride; more for one that has just joined, is doubted, or far away."""
+        factor = 1.0
+        if self._slow_start > 0.0:
+            factor = 1.0 / max(0.1, min(1.0, (now - member.since) / self._slow_start))
+        if now < member.doubted_until:
+            factor *= DOUBT_FACTOR
+        if self._home and member.zone != self._home:
+            factor *= self._far
+        return factor
+
+
+def _relax(members: Sequence[Candidate], median: float, now: float) -> float:
+    """Let who isn't heard of drift towards the others; return their median latency, `median` if unknown."""
+    known = sorted(member.latency.value for member in members if member.latency.value)
+    if known:
+        median = known[(len(known) - 1) // 2]  # the lower one: of two, the better
+        for member in members:
+            member.latency.relax(OPTIMISM * median, now)
+    return median
+
+
+class TwoChoices(_Scan[C]):
+    """Of two drawn by chance and weight, the one with the lesser latency * calls under way.
+
+    rng: uniform in [0, 1). What was tried, or can't be used, is drawn again a few times; then everybody who
+    may be picked is looked at.
+    """
+
+    __slots__ = ("_ends", "_refresh_at", "_rng")
+
+    def __init__(self, members: Sequence[C], *, rng: Callable[[], float], panic: float = 0.5) -> None:
+        super().__init__([member for member in members if member.weight > 0], panic)
+        self._rng = rng
+        self._refresh_at = -inf
+        self._ends = list(accumulate(member.weight for member in self._members))
+
+    def pick(self, key: int, now: float, tried: Sequence[C]) -> C | None:
+        """Choose the better of two."""
+        if now >= self._refresh_at:
+            self._refresh_at = now + REFRESH
+            _relax(self._members, 0.0, now)
+        one = self._draw(now, tried, None)
+        if one is None:
+            return None
+        other = self._draw(now, tried, one)
+        if other is None:
+            return one
+        return one if _cost(one, now) <= _cost(other, now) else other
+
+    def _draw(self, now: float, tried: Sequence[C], beside: C | None) -> C | None:
+        if not self._ends:
+            return None
+        for _ in range(4):
+            drawn = self._members[bisect_right(self._ends, self._rng() * self._ends[-1])]
+            if drawn is not beside and drawn not in tried and drawn.usable(now):
+                return drawn
+        left = [member for member in self._eligible(now, tried) if member is not beside]
+        if not left:
+            return None
+        ends = list(accumulate(member.weight for member in left))
+        return left[bisect_right(ends, self._rng() * ends[-1])]
+
+
+def _cost(member: Candidate, now: float) -> float:
+    """Latency times calls. One that nothing is known of counts as fast: it is tried."""
+    cost = member.latency.value * (member.in_flight + member.elsewhere + 1)
+    return cost * DOUBT_FACTOR if now < member.doubted_until else cost
 
 
 class RoundRobin(_Scan[C]):
@@ -212,7 +329,7 @@ class RoundRobin(_Scan[C]):
 
     def __init__(self, members: Sequence[C], *, panic: float = 0.5) -> None:
         super().__init__(members, panic)
-        self._credit = {id(member): 0 for member in self._members}
+        self._credit = {id(member): 0.0 for member in self._members}
         self._equal = len({member.weight for member in self._members}) == 1
         self._turn = 0
 
@@ -220,14 +337,17 @@ class RoundRobin(_Scan[C]):
         """Choose the next in turn."""
         if self._equal and not tried:
             self._turn = turn = (self._turn + 1) % len(self._members)
-            if self._members[turn].usable(now):
-                return self._members[turn]
+            due = self._members[turn]
+            if due.usable(now) and now >= due.doubted_until:
+                return due
         eligible = self._eligible(now, tried)
         credit = self._credit
         best: C | None = None
-        most = total = 0
+        most = total = 0.0
         for member in eligible:
-            weight = member.weight
+            weight: float = member.weight
+            if now < member.doubted_until:
+                weight /= DOUBT_FACTOR
             total += weight
             mine = credit[id(member)] = credit[id(member)] + weight
             if best is None or mine > most:
@@ -273,7 +393,9 @@ class ConsistentHash(_Scan[C]):
         load = sum(member.in_flight for member in self._members) + 1
         owner = owners[start]
         if owner not in tried and self._has_room(owner, load) and owner.usable(now):
-            return owner
+            if now >= owner.doubted_until or key % int(DOUBT_FACTOR) == 0:
+                return owner
+            tried = (*tried, owner) if len(self._eligible(now, tried)) > 1 else tried
         return self._next(start, load, self._eligible(now, tried))
 
     def _next(self, start: int, load: int, eligible: list[C]) -> C | None:

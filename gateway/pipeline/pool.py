@@ -58,8 +58,10 @@ class Instance:
     __slots__ = (
         "authority",
         "breaker",
+        "doubted_until",
         "draining",
         "ejected_until",
+        "elsewhere",
         "facts",
         "failures",
         "healthy",
@@ -75,6 +77,7 @@ class Instance:
         "successes",
         "tls",
         "weight",
+        "zone",
     )
 
     def __init__(self, facts: Facts, settings: PoolSettings, ids: Ids, now: float) -> None:
@@ -91,6 +94,9 @@ class Instance:
         self.draining = facts.draining
         self.healthy = True  # the active check's verdict; innocent until it has asked
         self.ejected_until = 0.0
+        self.doubted_until = 0.0  # it gets a tenth of its share until then
+        self.elsewhere = 0  # calls that it has beyond ours, where it reports them
+        self.zone = facts.zone
         self.in_flight = 0
         self.latency = Ewma()
         self.last_good = 0.0  # s that the last good answer took; 0.0: there was none
@@ -123,6 +129,8 @@ class Instance:
             return "ejected"
         if self.breaker is not None and self.breaker.state is not State.CLOSED:
             return f"breaker_{self.breaker.state.value}"
+        if now < self.doubted_until:
+            return "doubted"
         return "up"
 
     def __repr__(self) -> str:
@@ -136,6 +144,7 @@ def _breaker(settings: PoolSettings) -> BreakerSettings:
         errors=verb.errors,
         slow_over=None if verb.slow is None else verb.slow.over,
         slow_ratio=1.0 if verb.slow is None else verb.slow.ratio,
+        consecutive=verb.consecutive,
         min_calls=verb.min_calls,
         window=verb.window,
         cool_down=verb.cool_down,
@@ -241,6 +250,7 @@ class Pool:
                 instance = Instance(fact, self.settings, self._ids, now)
             instance.http2 = self.http2
             instance.facts = fact
+            instance.zone = fact.zone
             instance.weight = fact.weight
             instance.draining = fact.draining
             instances.append(instance)
@@ -308,8 +318,17 @@ class Pool:
         until = self._ejector.record(instance.id, ok, now, len(self.members.instances), unreachable)
         if until is not None:
             instance.ejected_until = until
+        if not ok or instance.doubted_until > now:
+            self._doubt(instance, now)
         if self._limit is not None:
             self._limit.record(latency, ok, self.in_flight + 1, now)
+
+    def _doubt(self, instance: Instance, now: float) -> None:
+        """The ejector's doubt may have been raised, renewed or lifted: the picker heeds it from now on."""
+        before = instance.doubted_until > now
+        instance.doubted_until = self._ejector.doubted_until(instance.id)
+        if before is not (instance.doubted_until > now):
+            self.members.picker.look_again()
 
     def judge(self, response: Response, ctx: Context) -> Outcome:
         """Say what an answer tells of the instance: bad input is never its failure (docs/serving.md)."""

@@ -34,6 +34,9 @@ class Breaker:
 
     errors: Ratio = setting(Ratio(0.5), "share of failed calls that opens it", example="50%", at_most=1)
     slow: Slow | None = setting(None, "open it for slowness too", example="{over: 500ms, ratio: 50%}")
+    consecutive: int = setting(
+        0, "failures in a row that open it, whatever the shares; 0: none do", "calls", example=5, at_least=0
+    )
     min_calls: int = setting(20, "fewer calls within the window decide nothing", "calls", at_least=1)
     window: Duration = setting(Duration(10.0), "what the shares are taken over", example="10s", at_least=0.1)
     cool_down: Duration = setting(Duration(5.0), "how long it stays open before it probes", example="5s")

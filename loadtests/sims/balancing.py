@@ -1,13 +1,13 @@
 """Which instance gets the next call? Tail latency beside an oracle's, gateways that share no knowledge.
 
 Instances differ in speed, and neighbours slow each down now and then. Requests come by chance, their work is
-lognormal; each gateway knows only its own calls. Beside LeastCost and RoundRobin as they are in the gateway,
-other laws written anew from their papers:
+lognormal; each gateway knows only its own calls, but where instances report their load. Beside LeastCost,
+TwoChoices and RoundRobin as they are in the gateway, other laws written anew from their papers:
 
-    two choices     of two instances drawn by chance, the one with fewer calls (Mitzenmacher)
-    two, peak EWMA  of two, the one with the lesser product of peak latency and calls (Finagle)
-    least calls     of all, the one with the fewest calls of this gateway
-    oracle          knows the true speed and all calls of all gateways
+    two, fewer calls  of two instances drawn by chance, the one with fewer calls (Mitzenmacher)
+    two, peak EWMA    of two, the one with the lesser product of peak latency and calls (Finagle)
+    least calls       of all, the one with the fewest calls of this gateway
+    oracle            knows the true speed and all calls of all gateways
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.governance.ewma import Ewma
-from gateway.governance.picker import LeastCost, RoundRobin
+from gateway.governance.picker import LeastCost, RoundRobin, TwoChoices
 from loadtests.sims.report import Cell, Report, Target
 
 if TYPE_CHECKING:
@@ -66,13 +66,26 @@ class Instance:
 class View:
     """One gateway's view of an instance: a picker's Candidate."""
 
-    __slots__ = ("in_flight", "instance", "key", "latency", "since", "weight")
+    __slots__ = (
+        "doubted_until",
+        "elsewhere",
+        "in_flight",
+        "instance",
+        "key",
+        "latency",
+        "since",
+        "weight",
+        "zone",
+    )
 
     def __init__(self, instance: Instance, key: int) -> None:
         self.instance = instance
         self.in_flight = 0
+        self.elsewhere = 0
+        self.doubted_until = 0.0
         self.weight = 1
         self.latency = Ewma()
+        self.zone = ""
         self.since = 0.0
         self.key = key
 
@@ -90,6 +103,11 @@ def _least_cost(views: list[View], rng: Random) -> Pick:
     return lambda now: _found(picker.pick(0, now, ()))
 
 
+def _least_reported(views: list[View], rng: Random) -> Pick:
+    """The same, and instances tell with every answer how many calls they have, of everybody's."""
+    return _least_cost(views, rng)
+
+
 def _round_robin(views: list[View], rng: Random) -> Pick:
     picker = RoundRobin(views, panic=0.0)
     return lambda now: _found(picker.pick(0, now, ()))
@@ -101,6 +119,11 @@ def _found(view: View | None) -> View:
 
 
 def _two_choices(views: list[View], rng: Random) -> Pick:
+    picker = TwoChoices(views, panic=0.0, rng=rng.random)
+    return lambda now: _found(picker.pick(0, now, ()))
+
+
+def _two_counts(views: list[View], rng: Random) -> Pick:
     return lambda now: min(rng.sample(views, 2), key=lambda view: view.in_flight)
 
 
@@ -133,9 +156,11 @@ def _oracle(views: list[View], rng: Random) -> Pick:
 
 LAWS: dict[str, Law] = {
     "least cost": _least_cost,
+    "least cost, load reported": _least_reported,
     "least calls": _least_calls,
     "two, peak EWMA": _two_peak,
     "two choices": _two_choices,
+    "two, fewer calls": _two_counts,
     "round robin": _round_robin,
     "oracle": _oracle,
 }
@@ -170,14 +195,19 @@ def simulate(scenario: Scenario, law: Law, seed: int) -> Result:
     ]
     rate = scenario.load * sum(one.speed * one.slots for one in instances) / scenario.mean
     end = REQUESTS / rate
+    chance = Random(
+        seed + 1
+    )  # of the laws: what comes and how much work it is stays the same for all of them
     gateways = []
     for _ in range(scenario.gateways):
         views = [View(instance, key) for key, instance in enumerate(instances)]
-        gateways.append((views, law(views, rng)))
+        gateways.append((views, law(views, chance)))
     mu = log(scenario.mean) - scenario.sigma**2 / 2
     events: list[tuple[float, int, str, int]] = []
     _slow_down(events, instances, end, scenario.slowdown, rng)
     order = len(events)
+    works = [rng.lognormvariate(mu, scenario.sigma) for _ in range(REQUESTS)]
+    came_to = [rng.randrange(scenario.gateways) for _ in range(REQUESTS)]
     began = [0.0] * REQUESTS
     took = [0.0] * REQUESTS
     failed = [False] * REQUESTS
@@ -188,7 +218,7 @@ def simulate(scenario: Scenario, law: Law, seed: int) -> Result:
         one.busy += 1
         order += 1
         failed[call] = scenario.failing and one is instances[0] and end / 3 < now < 2 * end / 3
-        work = 0.002 if failed[call] else rng.lognormvariate(mu, scenario.sigma) / one.speed * one.slowness
+        work = 0.002 if failed[call] else works[call] / one.speed * one.slowness
         heappush(events, (now + work, order, "done", call))
 
     arrivals, upcoming = 0, rng.expovariate(rate)
@@ -196,7 +226,7 @@ def simulate(scenario: Scenario, law: Law, seed: int) -> Result:
     while events or arrivals < REQUESTS:
         if arrivals < REQUESTS and (not events or upcoming <= events[0][0]):
             now = upcoming
-            view = gateways[rng.randrange(len(gateways))][1](now)
+            view = gateways[came_to[arrivals]][1](now)
             went.append(view)
             began[arrivals] = now
             view.in_flight += 1
@@ -220,6 +250,8 @@ def simulate(scenario: Scenario, law: Law, seed: int) -> Result:
         view.in_flight -= 1
         one.calls -= 1
         one.busy -= 1
+        if law is _least_reported:
+            view.elsewhere = one.calls - view.in_flight
         if failed[call]:
             view.latency.record_error(took[call], now)
         else:

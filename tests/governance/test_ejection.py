@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.governance.ejection import Ejector
+from gateway.governance.ejection import DOUBT_FOR, Ejector
 
 POOL = ["a", "b", "c", "d"]
 
@@ -168,6 +168,63 @@ def test_a_dead_host_is_found_within_two_seconds(hosts):
     ejected = run(lambda h, now: 1.0 if h == 0 and now > 20 else 0.002, 30, seed=2, hosts=hosts)
     assert list(ejected) == ["0"]
     assert ejected["0"] < 22
+
+
+def test_doubt_comes_before_ejection_and_ends_with_successes():
+    ejector = Ejector(consecutive=50)
+    healthy(ejector, 0)
+    assert ejector.doubted_until("a") < 0
+    assert fail(ejector, "a", 1, times=3) is None
+    assert ejector.doubted_until("a") == 1 + DOUBT_FOR
+    assert ejector.doubts == 1
+    ejector.passed("a", 500, 2)
+    assert ejector.doubted_until("a") == 2, "lifted"
+    assert ejector.ejected(2) == []
+
+
+def test_doubt_ends_by_itself_where_no_calls_come():
+    ejector = Ejector(consecutive=50)
+    healthy(ejector, 0)
+    fail(ejector, "a", 1, times=2)
+    fail(ejector, "a", 5)
+    assert ejector.doubted_until("a") == 5 + DOUBT_FOR, "renewed, not raised again"
+    assert ejector.doubts == 1
+
+
+def test_no_more_are_doubted_than_may_be_out():
+    ejector = Ejector(consecutive=50, max_share=0.5)
+    healthy(ejector, 0)
+    for key in POOL:
+        fail(ejector, key, 1, times=3)
+    assert sum(ejector.doubted_until(key) > 1 for key in POOL) <= 2
+
+
+@given(st.integers(0, 5), st.integers(1, 60), st.integers(1, 5))
+def test_successes_told_at_once_weigh_as_much_as_one_by_one(failures, calls, again):
+    single, bulk = Ejector(consecutive=50), Ejector(consecutive=50)
+    for ejector in (single, bulk):
+        healthy(ejector, 0)
+        fail(ejector, "a", 1, times=failures)
+    for _ in range(calls):
+        single.record("a", True, 1, len(POOL))
+    bulk.passed("a", calls, 1)
+    for ejector in (single, bulk):
+        fail(ejector, "a", 1, times=again)
+    assert single.doubted_until("a") == bulk.doubted_until("a")
+    assert single.ejected(1) == bulk.ejected(1)
+
+
+def test_a_host_that_fails_five_percent_is_doubted_within_twenty_seconds_in_the_median():
+    times = []
+    for seed in range(15):
+        chance, ejector = random.Random(seed), Ejector()
+        for i in range(12_000):
+            host = chance.randrange(20)
+            ejector.record(str(host), chance.random() >= (0.05 if host == 0 else 0.002), i / 100, 20)
+            if ejector.doubted_until("0") > i / 100:
+                times.append(i / 100)
+                break
+    assert sorted([*times, *[999.0] * (15 - len(times))])[7] <= 20
 
 
 def test_members_that_left_are_forgotten():

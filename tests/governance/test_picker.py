@@ -10,14 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.governance.ewma import Ewma
-from gateway.governance.picker import ConsistentHash, LeastCost, RoundRobin
+from gateway.governance.picker import ConsistentHash, LeastCost, RoundRobin, TwoChoices
 
 
 class Member:
     """A candidate whose every property a test sets."""
 
-    def __init__(self, name, *, latency=0.0, in_flight=0, weight=100, up=True, since=-1e9):
+    def __init__(self, name, *, latency=0.0, in_flight=0, weight=100, up=True, since=-1e9, zone=""):
         self.name = name
+        self.zone = zone
+        self.elsewhere = 0
+        self.doubted_until = 0.0
         self.in_flight = in_flight
         self.weight = weight
         self.up = up
@@ -34,7 +37,11 @@ class Member:
         return self.name
 
 
-KINDS = [LeastCost, RoundRobin, ConsistentHash]
+def two_choices(pool, panic=0.5):
+    return TwoChoices(pool, panic=panic, rng=random.Random(7).random)
+
+
+KINDS = [LeastCost, RoundRobin, ConsistentHash, two_choices]
 members = st.lists(
     st.builds(
         lambda latency, in_flight, weight, up: (latency, in_flight, weight, up),

@@ -248,6 +248,8 @@ class InOrder:
     def __init__(self, instances: Sequence[Instance]) -> None:
         self.instances = instances
 
+    def look_again(self) -> None: ...
+
     def pick(self, key: int, now: float, tried: Sequence[Instance]) -> Instance | None:
         return next((one for one in self.instances if one.usable(now) and one not in tried), None)
 
