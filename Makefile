@@ -10,7 +10,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 NATIVE := $(CURDIR)/.native
 COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(NATIVE)/lib:$(CURDIR)
 TWIN := $(addprefix tests/,http governance pipeline playbooks filters stores/test_memory.py telemetry server upstream \
-	conformance runtime/test_form.py integration)
+	conformance runtime/test_form.py $(addprefix integration/test_,attempts.py compressed.py grpc.py http2.py \
+	proxies_in_front.py streaming.py websocket.py))
 SOURCES := $(shell find gateway backends build_tools -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
 
 .DEFAULT_GOAL := help

@@ -15,10 +15,11 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && python3 -m venv /opt/headgate
 WORKDIR /src
-COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY constraints.txt pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
+COPY build_tools build_tools
 COPY gateway gateway
 COPY backends backends
-RUN /opt/headgate/bin/pip install -c constraints.txt . onnxruntime-gpu==1.23.2
+RUN HEADGATE_NATIVE=0 /opt/headgate/bin/pip install -c constraints.txt . onnxruntime-gpu==1.23.2
 
 FROM nvidia/cuda:12.6.3-cudnn-runtime-ubuntu24.04
 RUN apt-get update \

@@ -7,10 +7,11 @@ FROM python:3.11.13-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/headgate
 WORKDIR /src
-COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY constraints.txt pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
+COPY build_tools build_tools
 COPY gateway gateway
 COPY backends backends
-RUN /opt/headgate/bin/pip install -c constraints.txt '.[serve]'
+RUN HEADGATE_NATIVE=0 /opt/headgate/bin/pip install -c constraints.txt '.[serve]'
 
 FROM python:3.11.13-slim-bookworm
 RUN groupadd --system --gid 10002 backend \

@@ -5,12 +5,18 @@
 
 FROM python:3.11.13-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN apt-get update \
+ && apt-get install --no-install-recommends --yes gcc libc6-dev \
+ && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/headgate
 WORKDIR /src
-COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY constraints.txt pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
+COPY build_tools build_tools
 COPY gateway gateway
 COPY backends backends
-RUN /opt/headgate/bin/pip install -c constraints.txt '.[otlp]'
+# The compiled form, or no image: HEADGATE_NATIVE=0 builds the pure one.
+ARG HEADGATE_NATIVE=1
+RUN HEADGATE_NATIVE=$HEADGATE_NATIVE /opt/headgate/bin/pip install -c constraints.txt '.[otlp]'
 
 FROM python:3.11.13-slim-bookworm
 RUN groupadd --system --gid 10001 headgate \

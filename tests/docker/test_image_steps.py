@@ -30,8 +30,10 @@ def replay(name: str, folder: Path) -> Path:
                     )
                 else:
                     shutil.copy(ROOT / path, source / target)
-        elif step.word == "RUN":
-            command = step.text.replace("/opt/headgate", shlex.quote(str(environment)))
+        elif step.word == "RUN" and not step.text.startswith("apt-get"):  # not this machine's packages
+            # The compiled form takes minutes, and make twin builds it; here it is about files and pins.
+            command = step.text.replace("$HEADGATE_NATIVE", "0")
+            command = command.replace("/opt/headgate", shlex.quote(str(environment)))
             command = command.replace("python -m venv", f"{shlex.quote(sys.executable)} -m venv")
             done = subprocess.run(
                 ["sh", "-c", command], cwd=source, env=clean(), capture_output=True, text=True, check=False
