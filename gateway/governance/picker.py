@@ -345,7 +345,7 @@ class RoundRobin(_Scan[C]):
         best: C | None = None
         most = total = 0.0
         for member in eligible:
-            weight: float = member.weight
+            weight = float(member.weight)
             if now < member.doubted_until:
                 weight /= DOUBT_FACTOR
             total += weight
