@@ -174,9 +174,15 @@ class Breaker:
             return self._judge_probe(ok and latency <= self._slow_over, now)
         return None
 
-    def is_probe(self, permit: Permit | None) -> bool:
-        """Tell whether a permit is a half-open probe's lease, not yet given back."""
-        return permit is not None and permit in self._leases
+    def prove(self, ok: bool, latency: float, now: float, permit: Permit | None) -> bool:
+        """Judge a probe before its call is over (it became a stream, which may last for hours).
+
+        Returns True where the permit was a probe's: it is used up. A permit of a closed period stays in use.
+        """
+        if permit is None or permit not in self._leases:
+            return False
+        self.record(ok, latency, now, permit)
+        return True
 
     # Learning from another breaker of the same instance
 

@@ -7,7 +7,7 @@ Four laws over one fixed tuple of candidates (a change of members makes a new pi
       cost = latency * (in_flight + elsewhere + 1) * scale
       scale = slow start * far * doubt / weight            what changes slowly, looked at every 250 ms
 
-  `elsewhere` is what the instance itself reports beyond our own calls (load_report.py), 0 where it doesn't.
+  `elsewhere` stands for what the instance itself reports beyond our own calls, 0 where it doesn't.
   Up to some hundred instances a scan is affordable, and better than the best of two random ones
   (loadtests/sims/balancing.py). The latency carries an error penalty (ewma.py). Unknown instances count as
   the median. Affinity is a term of the same cost, never a pin: see `pick_warm`.
@@ -58,8 +58,8 @@ class Candidate(Protocol):
         ...
 
     @property
-    def elsewhere(self) -> int:
-        """Calls that it has under way or waiting beyond ours, as it reported last; 0: unknown."""
+    def elsewhere(self) -> float:
+        """How many calls of ours the load is worth that it reports beyond what is usual; 0.0: unknown."""
         ...
 
     @property
@@ -258,6 +258,19 @@ class LeastCost(_Scan[C]):
         if self._home and member.zone != self._home:
             factor *= self._far
         return factor
+
+
+def subset(members: Sequence[C], most: int, salt: int) -> list[C]:
+    """Choose `most` of the members: by each salt others, and few others when members change.
+
+    By rendezvous hashing; in the order of `members`. Source: Thaler and Ravishankar (1998); Google SRE book, ch. 20, on subsetting.
+    """
+
+    def score(member: C) -> bytes:
+        return blake2b(b"%d/%d" % (salt, member.key), digest_size=8).digest()
+
+    chosen = set(map(id, sorted(members, key=score)[:most]))
+    return [member for member in members if id(member) in chosen]
 
 
 def _relax(members: Sequence[Candidate], median: float, now: float) -> float:

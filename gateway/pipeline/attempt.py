@@ -68,6 +68,7 @@ class Attempt:
         "_owner",
         "_permit",
         "_pool",
+        "_pool_permit",
         "_sent",
         "instance",
         "latency",
@@ -82,6 +83,7 @@ class Attempt:
         self._ctx = ctx
         self._gateway = gateway
         self._permit = None if instance.breaker is None else instance.admit(ctx.now)
+        self._pool_permit = None if pool.breaker is None else pool.breaker.admit(ctx.now)
         self._answer: Response | None = None  # of gRPC, whose outcome comes last
         self._call: Call | None = None
         self._sent = ctx.now
@@ -122,6 +124,17 @@ class Attempt:
         """No deadline any more but `idle` seconds without a byte."""
         if self._call is not None:
             self._call.allow_silence(idle)
+            if self._permit is not None or self._pool_permit is not None:
+                self._prove()
+
+    def _prove(self) -> None:
+        """It became a stream or a tunnel, whose end may be hours away: half-open probes are judged now."""
+        ok, now = self.outcome is not FAILURE, self._ctx.now
+        mine, pools = self.instance.breaker, self._pool.breaker
+        if mine is not None and mine.prove(ok, self.latency, now, self._permit):
+            self._permit = None
+        if pools is not None and pools.prove(ok, self.latency, now, self._pool_permit):
+            self._pool_permit = None
 
     # ports.Sink. The upstream's callback has nobody to tell of a bug: the exchange ends in a 500.
 
@@ -152,6 +165,8 @@ class Attempt:
         self.latency = latency = now - self._sent
         ctx.upstream_seconds += latency
         self.outcome = self._pool.judge(response, ctx)
+        if self._pool.reports:
+            self._pool.learn_load(self.instance, response)
         if self._pool.is_grpc:
             self._answer = response
         try:
@@ -206,9 +221,8 @@ class Attempt:
             self._over = True
             self._call = None
             now = self._ctx.now
-            self._pool.released(
-                self.instance, self._permit, self.outcome, self.latency or now - self._sent, now
-            )
+            latency = self.latency or now - self._sent
+            self._pool.released(self.instance, self._permit, self.outcome, latency, now, self._pool_permit)
 
     def cancel(self, outcome: Outcome) -> None:
         """Give it up; `outcome` says what that means for the instance."""
@@ -224,7 +238,8 @@ class Attempt:
             return
         self._over = True
         self._call = None  # call and attempt hold each other: the collector should not have to part them
-        self._pool.released(self.instance, self._permit, outcome, self.latency or now - self._sent, now)
+        latency = self.latency or now - self._sent
+        self._pool.released(self.instance, self._permit, outcome, latency, now, self._pool_permit)
 
     def _verdict(self, error: GatewayError, now: float) -> Outcome:
         if error.source is not Source.UPSTREAM:
