@@ -1,12 +1,19 @@
 """From one version to the next: a canary gets a share of the requests, the stable version the rest.
 
     release: {kind: canary, stable: stable, candidate: newest, weight: 10%}
+    release: {ramp: [5%, 25%, 50%, 100%], pause: 5m, judge: {errors: 1.25x, predictions: {max_abs: 0.001}}}
 
 Every request takes part by chance of its own, or by what it is or whom it comes from (`sticky`): then a
 principal, a client address, or a prediction meets the same arm every time and on every gateway, and stays in
 the candidate's arm while its weight grows. The release's name salts the choice, so that it isn't always the
 same few who go first. `sticky: prediction` is for endpoints with a cache, which keeps each version's answers
 apart: the same question then finds its answer again, and is asked once however many ask it at once.
+
+A fixed `weight` is moved by hand only; a `ramp` climbs by itself, and a `judge` watches every step
+(governance/ramp.py, governance/judge.py, docs/releases.md). What a request says about its arm is taken in
+when it is over: an error of an instance that was tried counts even where a retry or `degrade` hid it from the
+client; what the gateway refused or the cache answered is in neither arm. With `predictions` a sample of
+stable's requests is put to the candidate, too, and both answers are compared.
 
 A request that names a version in its URL or by the override header takes no part and counts in no arm. A
 dead candidate (no instance that could take a call) falls back to stable; a dead stable does not fall back
@@ -19,36 +26,173 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from gateway.config.kind import Reference, setting
-from gateway.config.units import Ratio
+from gateway.config.kind import REQUIRED, Reference, setting
+from gateway.config.units import Duration, Factor, Ratio
 from gateway.dialects.canonical import canonical_key
+from gateway.dialects.compare import Difference, compare
+from gateway.dialects.errors import InvalidPrediction
+from gateway.dialects.metadata import Signature
 from gateway.dialects.protocol import Operation
 from gateway.dialects.tensors import InferRequest
-from gateway.governance.split import Split, place
+from gateway.governance.judge import ERRORS
+from gateway.governance.ramp import Plan
+from gateway.governance.split import place
+from gateway.http.codings import BadCoding, TooMuch, UnknownCoding, decoded
+from gateway.http.grpc import BLAMING, Status
 from gateway.http.message import Response
 from gateway.pipeline.choice import NEWEST, Choice, Choices, choose
-from gateway.pipeline.context import Context
-from gateway.pipeline.errors import Refusal
+from gateway.pipeline.context import Context, Slot
+from gateway.pipeline.errors import Refusal, Source
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
+from gateway.pipeline.mirroring import KEEP, Allowance
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.prediction import is_prediction, read_prediction
 from gateway.pipeline.promise import Eventual, Promise
+from gateway.pipeline.releases import FLIPS, PREDICTIONS, Arms, Criteria, Releases
 
 STABLE: Final = "stable"
 CANDIDATE: Final = "candidate"
+WELL: Final = frozenset(("answered", "slower", "dropped"))  # of `Tried.ended`: the instance did not fail
+COPIES: Final = 32  # comparisons under way at once
+HELD: Final = 8 * 1024 * 1024  # bytes of their requests
+SMALL: Final = 64 * 1024  # bytes of two answers that are compared at once: under a millisecond
+PLAIN: Final = 16 * 1024 * 1024  # bytes of an answer once it is decompressed
+UnreadableCoding = (BadCoding, TooMuch, UnknownCoding)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """When a prediction of the candidate is another one than stable's."""
+
+    max_abs: float = setting(0.001, "tolerated difference of a number", example=0.001, at_least=0)
+    max_rel: float = setting(
+        0.0, "tolerated besides, as a share of stable's number", example=0.01, at_least=0
+    )
+    allowed: Ratio = setting(
+        Ratio(0.001), "share of the pairs that may differ by more", example="0.1%", at_least=1e-6, at_most=0.4
+    )
+    flips: Ratio | None = setting(
+        None,
+        "share of the pairs in which another class may win; none: not looked at",
+        example="1%",
+        at_least=1e-6,
+        at_most=0.4,
+    )
+    sample: Ratio = setting(
+        Ratio(0.1), "share of stable's requests that the candidate is asked, too", example="10%", at_most=1
+    )
+    timeout: Duration = setting(
+        Duration(5.0), "how long the candidate may take", example="2s", at_least=0.001
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeBy:
+    """What the candidate must not be worse in; with a factor, it may be by so much."""
+
+    errors: Factor | None = setting(
+        Factor(1.25), "failures of its instances", example="1.25x", at_least=1, at_most=100
+    )
+    rejections: Factor | None = setting(
+        Factor(1.25), "requests that it answers with 4xx", example="1.25x", at_least=1, at_most=100
+    )
+    latency_p50: Factor | None = setting(None, "its median latency", example="1.2x", at_least=1, at_most=100)
+    latency_p90: Factor | None = setting(
+        None, "its latency's 90th percentile", example="1.2x", at_least=1, at_most=100
+    )
+    latency_p99: Factor | None = setting(
+        None, "its latency's 99th percentile", example="1.2x", at_least=1, at_most=100
+    )
+    predictions: Predictions | None = setting(
+        None, "what it predicts, beside stable", example="{max_abs: 0.001, sample: 10%}"
+    )
+    false_alarm: Ratio = setting(
+        Ratio(0.01),
+        "probability that a candidate that is no worse is ever condemned",
+        example="1%",
+        at_least=1e-6,
+        at_most=0.2,
+    )
+
+    def criteria(self) -> Criteria:
+        """As the release needs it."""
+        comparisons = {"errors": self.errors, "rejections": self.rejections}
+        quantiles = {
+            "latency_p50": (0.5, self.latency_p50),
+            "latency_p90": (0.9, self.latency_p90),
+            "latency_p99": (0.99, self.latency_p99),
+        }
+        pairs = self.predictions
+        rates = {} if pairs is None else {PREDICTIONS: float(pairs.allowed)}
+        if pairs is not None and pairs.flips is not None:
+            rates[FLIPS] = float(pairs.flips)
+        return Criteria(
+            {name: float(factor) for name, factor in comparisons.items() if factor is not None},
+            {name: (q, float(factor)) for name, (q, factor) in quantiles.items() if factor is not None},
+            rates,
+            self.false_alarm,
+            0.0 if pairs is None else pairs.sample,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A request that a candidate must answer before anybody is sent to it."""
+
+    path: str = setting(REQUIRED, "its path", example="/v1/models/digits:predict")
+    body: str = setting("", "its body, JSON; empty: a GET", example='{"instances": [[0, 1]]}')
+    status: int = setting(200, "the status of a right answer", "status", at_least=100, at_most=599)
+    timeout: Duration = setting(Duration(5.0), "how long it may take", example="5s", at_least=0.001)
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith("/"):
+            raise ValueError(f"expected a path that starts with '/', found {self.path!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """When a candidate could take all requests."""
+
+    instances: int = setting(1, "healthy instances, at least", "instances", at_least=1)
+    sample: Sample | None = setting(
+        None, "what each of them must answer", example="{path: /v1/models/digits:predict, body: …}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
     """A new version beside the one that serves now."""
 
-    kind: Literal["canary"] = setting("canary", "how: a share of the requests tries the candidate")
+    kind: Literal["canary", "blue_green", "rolling"] = setting(
+        "canary",
+        "how: a share of the requests tries the candidate; all of them at once, when it is ready; "
+        "as its instances replace stable's",
+    )
     stable: str = setting(STABLE, "what serves now: a label, version or pool", example="stable")
     candidate: str = setting(NEWEST, "what shall serve: a label, version or pool", example="newest")
-    weight: Ratio = setting(Ratio(0.1), "the candidate's share of the requests", example="10%", at_most=1)
+    weight: Ratio | None = setting(
+        None, "the candidate's share of the requests, fixed; none: 10%, or the ramp", example="10%", at_most=1
+    )
+    ramp: tuple[Ratio, ...] = setting(
+        (), "the candidate's shares, one after the other; 100% ends it", example="[5%, 25%, 50%, 100%]"
+    )
+    pause: Duration = setting(Duration(300.0), "how long each step lasts at least", example="5m", at_least=0)
+    requests: int = setting(
+        100, "of the candidate that each step takes at least (pairs, at 0%)", "requests", at_least=0
+    )
     sticky: Literal["principal", "client", "prediction", "none"] = setting(
         "none",
         "what meets the same arm every time: a principal, a client address, the same prediction, or nothing",
+    )
+    judge: JudgeBy | None = setting(
+        None, "what it must not be worse in", example="{errors: 1.25x, latency_p99: 1.2x}"
+    )
+    on_fail: Literal["rollback", "hold", "alarm"] = setting(
+        "rollback", "what a verdict does: weight 0 at once, no further step, or an event alone"
+    )
+    ready: Ready = setting(Ready(), "blue_green: when the candidate may have everything", example="{}")
+    hold: Duration = setting(
+        Duration(1.0), "how long requests wait at most while all workers flip", example="1s", at_most=10
     )
     override: bool = setting(True, "let principals that may choose an arm by x-headgate-send")
 
@@ -57,9 +201,35 @@ class Release:
         return [Reference("target", self.stable), Reference("target", self.candidate)]
 
     def check(self) -> Iterable[str]:
-        """Two arms are two."""
+        """Two arms are two; steps ascend."""
         if self.stable == self.candidate:
             yield f"expected a candidate other than stable, found {self.candidate!r} for both"
+        if self.weight is not None and self.ramp:
+            yield "expected a weight or a ramp, found both"
+        if self.kind != "canary" and (self.weight is not None or self.ramp):
+            yield f"a {self.kind} release has neither weight nor ramp: it follows the candidate's instances"
+        try:
+            self.plan()
+        except ValueError as wrong:
+            yield f"ramp: {wrong}"
+
+    def plan(self) -> Plan:
+        """Its course. Raises ValueError for steps that don't ascend."""
+        steps = self.ramp or (Ratio(0.1) if self.weight is None else self.weight,)
+        return Plan(self.kind, tuple(float(step) for step in steps), self.pause, self.requests, self.on_fail)
+
+
+class _Chosen:
+    """A request's arm. share: the candidate's at that time; primary: stable's answer, for a pair."""
+
+    __slots__ = ("arm", "pair", "pool", "primary", "share")
+
+    def __init__(self, arm: str, pool: str, share: float, pair: bool) -> None:
+        self.arm = arm
+        self.pool = pool
+        self.share = share
+        self.pair = pair
+        self.primary: Response | None = None
 
 
 class ReleaseFilter(Filter):
@@ -72,7 +242,19 @@ class ReleaseFilter(Filter):
         release = rule.value
         self._rule = rule
         self._choices = Choices(parts)
-        self._split = Split({CANDIDATE: release.weight, STABLE: 1.0 - release.weight})
+        own = rule.policy in ("", f"endpoints.{parts.endpoint}")
+        name = parts.endpoint if own else f"{rule.policy}@{parts.endpoint}"
+        criteria = Criteria() if release.judge is None else release.judge.criteria()
+        book = Releases() if parts.releases is None or not rule.enforce else parts.releases
+        key = (release.kind, release.stable, release.candidate)
+        self.live = book.live(name, parts.endpoint, key, release.plan(), criteria)
+        self._aside = book.aside
+        self._mirrors = parts.mirrors
+        pairs = None if release.judge is None else release.judge.predictions
+        self._predictions = Predictions() if pairs is None else pairs
+        self._allowance = Allowance(COPIES, HELD)
+        self._chosen: Slot[_Chosen] = Slot()
+        self._served = False  # the candidate answered once: if it is away now, it failed
         self._salt = (rule.policy or parts.endpoint).encode()
         self._chance = parts.ids.chance
         self._signatures = parts.signatures
@@ -80,11 +262,44 @@ class ReleaseFilter(Filter):
         self.fallbacks = 0  # requests that a dead candidate sent to stable
         for target in (release.stable, release.candidate):
             self._choices.must_find(target)
+        self.live.arms = self.arms
+
+    @property
+    def rule(self) -> Rule[Release]:
+        """What it was made from."""
+        return self._rule
+
+    def arms(self, now: float) -> Arms:
+        """What both words mean now."""
+        stable, candidate = self._stable(), self._choices.must_find(self._rule.value.candidate)
+        both = (stable, candidate)
+        names = [f"{one.pool.name} {one.version}".strip() for one in both]
+        usable = [sum(i.usable(now) for i in one.pool.members.instances) for one in both]
+        members = [len(one.pool.members.instances) for one in both]
+        return Arms(names[0], names[1], (usable[0], usable[1]), (members[0], members[1]))
+
+    def candidates(self) -> Pool:
+        """The pool that shall serve."""
+        return self._choices.must_find(self._rule.value.candidate).pool
+
+    def _stable(self) -> Choice:
+        """What serves now: the last one that was promoted, else what is written."""
+        base = self.live.told.base
+        known = self._choices.find(base) if base else None
+        return known or self._choices.must_find(self._rule.value.stable)
+
+    # The choice
 
     def on_request(self, ctx: Context) -> Eventual[Response | Refusal | None]:
-        """Choose, unless the URL or the override header did."""
+        """Choose, unless the URL or the override header did. While a flip is on its way, wait for it."""
         if ctx.chosen_by and (ctx.chosen_by != "override" or self._rule.value.override):
             return None
+        waiting = self.live.wait() if self.live.told.holding and not ctx.dry else None
+        if waiting is not None:
+            return waiting.chain(lambda _: self._decide(ctx))
+        return self._decide(ctx)
+
+    def _decide(self, ctx: Context) -> Eventual[Response | Refusal | None]:
         if not self.needs_body or not is_prediction(ctx):
             self._choose(ctx, self._key(ctx))
             return None
@@ -102,35 +317,46 @@ class ReleaseFilter(Filter):
         return later
 
     def _choose(self, ctx: Context, key: bytes | None) -> None:
+        live = self.live
+        share = live.told.weight
         point = self._chance() if key is None else place(key, self._salt)
         asks = ctx.target is not None and ctx.target.operation is not Operation.INFER
-        arm = STABLE if asks else self._split.choose(point)  # what is asked about a model is asked of stable
-        stable = self._choices.must_find(self._rule.value.stable)
-        chosen = stable
-        if arm == CANDIDATE:
-            arm, chosen = self._candidate(ctx, stable)
+        # What is asked about a model is asked of stable.
+        drawn = CANDIDATE if point < share and not asks else STABLE
+        chosen = stable = self._stable()
+        arm = drawn
+        if drawn == CANDIDATE:
+            arm, chosen = self._candidate(ctx, stable, share)
         if self._rule.enforce:
             choose(ctx, chosen, "release")
             ctx.arm = arm
             if key is None:  # chance chose: whatever the other arm has answered already would do as well
-                ctx.other_arms = self._others(ctx, stable, arm)
+                ctx.other_arms = self._others(ctx, stable, arm, share)
+            if arm == drawn and not asks and live.counts and not ctx.dry:
+                self._watch(ctx, arm, chosen, share)
         if ctx.trail is not None:
-            numbers = {"version": chosen.version, "weight": self._rule.value.weight, "point": round(point, 4)}
+            numbers = {"version": chosen.version, "weight": round(share, 4), "point": round(point, 4)}
             verdict = f"{'' if self._rule.enforce else 'would choose '}{arm}: pool {chosen.pool.name}"
             ctx.note("release", verdict, self._rule.policy, self._rule.origin, numbers)
 
-    def _others(self, ctx: Context, stable: Choice, arm: str) -> tuple[tuple[str, Pool, str], ...]:
+    def _others(
+        self, ctx: Context, stable: Choice, arm: str, share: float
+    ) -> tuple[tuple[str, Pool, str], ...]:
         if arm == CANDIDATE:
-            return ((STABLE, stable.pool, stable.version),)
+            return ((STABLE, stable.pool, stable.version),) if share < 1.0 else ()
         other = self._choices.must_find(self._rule.value.candidate)
-        return ((CANDIDATE, other.pool, other.version),) if self._split.weights[CANDIDATE] > 0 else ()
+        return ((CANDIDATE, other.pool, other.version),) if share > 0 else ()
 
-    def _candidate(self, ctx: Context, stable: Choice) -> tuple[str, Choice]:
+    def _candidate(self, ctx: Context, stable: Choice, share: float) -> tuple[str, Choice]:
         candidate = self._choices.must_find(self._rule.value.candidate)
         if candidate.pool is stable.pool and candidate.version == stable.version:
             return STABLE, stable  # the newest is the stable one: nothing is being released
         if not candidate.usable(ctx.now):
             self.fallbacks += 1
+            live = self.live
+            live.fell_back()
+            if self._served and live.counts and self._rule.enforce and not ctx.dry:
+                live.record(True, share, (ERRORS,), 0.0)  # stable hides it from the client, not from us
             return STABLE, stable
         return CANDIDATE, candidate
 
@@ -142,6 +368,125 @@ class ReleaseFilter(Filter):
                 return b"principal " + ctx.principal.name.encode()
             case _:
                 return b"client " + ctx.client.encode()
+
+    # What came of it
+
+    def _watch(self, ctx: Context, arm: str, chosen: Choice, share: float) -> None:
+        live = self.live
+        pair = (
+            live.pairs
+            and arm == STABLE
+            and self._mirrors is not None
+            and is_prediction(ctx)
+            and self._chance() < live.criteria.sample
+            and self._choices.must_find(self._rule.value.candidate).pool is not chosen.pool
+        )
+        if pair:
+            ctx.want_whole = max(ctx.want_whole, KEEP)
+        self._chosen.set(ctx, _Chosen(arm, chosen.pool.name, share, pair))
+
+    def on_response(self, ctx: Context, response: Response) -> Eventual[Response]:
+        """Keep what stable answered, where it is to be compared."""
+        chosen = self._chosen.get(ctx)
+        answered = ctx.attempts and ctx.error is None and ctx.refusal is None and not ctx.degraded
+        if chosen is not None and chosen.pair and answered and response.status == 200:
+            chosen.primary = Response(200, list(response.headers), response.body)
+        return response
+
+    def on_done(self, ctx: Context) -> None:
+        """Tell the judge, and put the question to the candidate, too."""
+        chosen = self._chosen.get(ctx)
+        if chosen is None or ctx.arm != chosen.arm:
+            return
+        primary = chosen.primary
+        if primary is not None and primary.body is not None and self._mirrors is not None:
+            candidate = self._choices.must_find(self._rule.value.candidate)
+            self._mirrors.send(
+                ctx,
+                candidate.pool,
+                self._predictions.timeout,
+                self._allowance,
+                primary,
+                self,
+                candidate.version,
+            )
+        bad = fault_of(ctx, chosen.pool)
+        if bad is None:
+            return
+        is_candidate = chosen.arm == CANDIDATE
+        if is_candidate and not bad:
+            self._served = True
+        self.live.record(is_candidate, chosen.share, bad, 0.0 if bad else ctx.upstream_seconds)
+
+    # mirroring.Judge
+
+    def on_pair(self, ctx: Context, primary: Response, mirrored: Response) -> None:
+        """Compare two answers in the client's dialect, large ones aside."""
+        live, dialect = self.live, ctx.dialect
+        if mirrored.status != primary.status:
+            live.pair(f"status {primary.status} became {mirrored.status}", False)
+            return
+        one, other = primary.body, mirrored.body
+        if dialect is None or one is None or other is None:
+            return
+        wanted = self._predictions
+        epoch = live.told.epoch
+        expected = self._signature(ctx)
+
+        def compared() -> None:
+            try:
+                stable = dialect.read_response(primary.headers, _plain(primary), expected)
+            except (InvalidPrediction, *UnreadableCoding):
+                return  # stable's own answer can't be read: there is nothing to hold against the candidate
+            try:
+                candidate = dialect.read_response(mirrored.headers, _plain(mirrored), expected)
+            except (InvalidPrediction, *UnreadableCoding) as wrong:
+                found = Difference(f"can't be read: {wrong}")
+            else:
+                found = compare(stable, candidate, wanted.max_abs, wanted.max_rel)
+            if live.told.epoch == epoch:
+                live.pair(found.why, found.flips > 0)
+
+        if len(one) + len(other) <= SMALL:
+            compared()
+        else:
+            self._aside(compared)
+
+    def _signature(self, ctx: Context) -> Signature | None:
+        """What the candidate's instances told of the model, if they did already."""
+        if ctx.pool is None or ctx.target is None:
+            return None
+        known = self._signatures.signature(ctx.pool, ctx.pool.model or ctx.target.model, ctx.version)
+        if known is None or isinstance(known, Promise):
+            return None
+        return known.named("" if ctx.parsed is None else ctx.parsed.signature)
+
+
+def fault_of(ctx: Context, pool: str) -> tuple[str, ...] | None:
+    """Return the metrics in which a finished request failed at this pool, () when it went well.
+
+    None: it says nothing about the pool. A try that failed there counts, whatever came of the request.
+    """
+    if ctx.tries is not None and any(t.pool == pool and t.ended not in WELL for t in ctx.tries):
+        return (ERRORS,)
+    if not ctx.attempts:
+        error = ctx.error
+        return (ERRORS,) if error is not None and error.source is Source.UPSTREAM else None
+    if ctx.degraded or ctx.refusal is not None or ctx.status == 499:
+        return None
+    if ctx.error is not None:
+        return (ERRORS,) if ctx.error.source is Source.UPSTREAM else None
+    if ctx.grpc_status >= 0:
+        return (ERRORS,) if Status(ctx.grpc_status) in BLAMING else ()
+    if ctx.status >= 500:
+        return (ERRORS,)
+    return ("rejections",) if ctx.status >= 400 else ()
+
+
+def _plain(response: Response) -> bytes:
+    body = response.body or b""
+    coding = response.header(b"content-encoding")
+    return body if coding is None else decoded(coding, body, PLAIN)
 
 
 def _content(infer: InferRequest | Refusal) -> bytes | None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # a pool is built before the filters that name it: a type alo
     from gateway.pipeline.pool import Pool
     from gateway.pipeline.prediction import Signatures
     from gateway.pipeline.pressure import Pressure
+    from gateway.pipeline.releases import Releases
 
 C = TypeVar("C")
 Value = TypeVar("Value", covariant=True)
@@ -86,6 +87,7 @@ class Parts:
     gateways: Callable[[], int]
     on_store_failure: Failure = "local"  # of throttles that don't say
     mirrors: Mirrors | None = None  # None: nothing is mirrored here
+    releases: Releases | None = None  # None: every filter has releases of its own
 
 
 @dataclass(frozen=True)

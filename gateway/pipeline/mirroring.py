@@ -18,13 +18,14 @@ from typing import Protocol
 from gateway.http.message import Request, Response
 from gateway.pipeline.attempt import Attempt, Owner
 from gateway.pipeline.context import Context
-from gateway.pipeline.errors import GatewayError, Outcome, Refusal
+from gateway.pipeline.errors import GatewayError, Outcome, Overloaded, Refusal
 from gateway.pipeline.forward import Forward, forward
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.promise import Promise
 
 MARK = (b"x-headgate-mirror", b"1")
+ROOM = 0.8  # share of a pool's limit that is taken when copies stay out of it
 DRAIN = 16 * 1024 * 1024  # bytes of an answer that are read so that its connection can be kept
 KEEP = 1024 * 1024  # bytes of an answer that are kept for a judge
 
@@ -74,15 +75,27 @@ class Mirrors:
         self.gateway = gateway
         self.judge = judge
 
-    def send(self, ctx: Context, pool: Pool, timeout: float, allowance: Allowance, primary: Response) -> None:
-        """Copy a request that is over; `primary`: what it was answered. Never raises."""
+    def send(
+        self,
+        ctx: Context,
+        pool: Pool,
+        timeout: float,
+        allowance: Allowance,
+        primary: Response,
+        judge: Judge | None = None,
+        version: str = "",
+    ) -> None:
+        """Copy a request that is over; `primary`: what it was answered. Never raises.
+
+        judge: of this copy, in place of the one for all. version: the model version that is asked.
+        """
         body = ctx.request.body
         if body is None:  # it streamed past: nobody has it
             self.count(ctx, pool, "too_large", 0.0)
         elif not allowance.take(len(body)):
             self.count(ctx, pool, "dropped", 0.0)
         else:
-            Copy(self, ctx, pool, timeout, allowance, primary).start()
+            Copy(self, ctx, pool, timeout, allowance, primary, judge or self.judge, version).start()
 
     def count(self, ctx: Context, pool: Pool, result: str, seconds: float) -> None:
         """Tell the observer of one copy, or of one that was not made."""
@@ -99,6 +112,7 @@ class Copy(Owner):
         "_began",
         "_ctx",
         "_forward",
+        "_judge",
         "_kept",
         "_mirrors",
         "_over",
@@ -117,14 +131,18 @@ class Copy(Owner):
         timeout: float,
         allowance: Allowance,
         primary: Response,
+        judge: Judge | None = None,
+        version: str = "",
     ) -> None:
         """allowance: taken for this copy just now."""
         self._mirrors = mirrors
+        self._judge = judge
         self._pool = pool
         self._allowance = allowance
         self._primary = primary
         self._began = mirrors.gateway.clock.now()
         self._ctx = shadow(ctx, pool, self._began, timeout)
+        self._ctx.version = version
         self._size = len(ctx.request.body or b"")
         self._forward: Forward | None = None
         self._attempt: Attempt | None = None
@@ -152,6 +170,9 @@ class Copy(Owner):
             return
         if ctx.now >= ctx.deadline:
             self._end("upstream_timeout")
+            return
+        if self._pool.in_flight >= ROOM * self._pool.limit:
+            self._end(Overloaded.code)
             return
         instance = self._pool.acquire(ctx, ())
         if isinstance(instance, GatewayError):
@@ -184,7 +205,7 @@ class Copy(Owner):
         response = self._response
         assert response is not None
         self._read += len(data)
-        if self._mirrors.judge is not None and self._read <= KEEP:
+        if self._judge is not None and self._read <= KEEP:
             self._kept.append(data)
         if last:
             self._complete(attempt, response, b"".join(self._kept) if self._read <= KEEP else None)
@@ -207,7 +228,7 @@ class Copy(Owner):
 
     def _complete(self, attempt: Attempt, response: Response, body: bytes | None) -> None:
         status = response.status
-        judge = self._mirrors.judge
+        judge = self._judge
         if body is not None and judge is not None:
             response.body, response.length = body, len(body)
         attempt.finish(response if response.body is not None else None)

@@ -27,6 +27,7 @@ from gateway.pipeline.pool_verbs import PoolSettings
 from gateway.pipeline.ports import BlobStore, Clock, CounterStore, Ids, KeySource, Principal
 from gateway.pipeline.prediction import Signatures
 from gateway.pipeline.pressure import Pressure
+from gateway.pipeline.releases import Releases
 from gateway.pipeline.routes import Routes
 from gateway.pipeline.snapshot import Endpoint, Snapshot
 
@@ -47,6 +48,7 @@ class Ports:
     gateways: Callable[[], int]
     traces: bool = False  # whether spans leave: decided at the start
     mirrors: Mirrors | None = None
+    releases: Releases | None = None
 
 
 @dataclass
@@ -206,6 +208,7 @@ def _endpoint(
         gateways=ports.gateways,
         on_store_failure=schema.stores.on_store_failure,
         mirrors=ports.mirrors,
+        releases=ports.releases,
     )
     filters: list[Filter] = []
     candidates = resolve.candidates(schema, KINDS, config.name)
