@@ -221,7 +221,7 @@ class FairQueue(Generic[T]):
             if not band.size:
                 continue
             longest = max(band.lines.values(), key=_length)
-            if worth == importance and _length(longest) <= _length(newcomer):
+            if worth == importance and _length(longest) <= (newcomer.size + 1) / newcomer.weight:
                 return False
             while longest.calls:
                 victim = longest.calls.pop()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from gateway.dialects.protocol import Dialect, Target
 from gateway.dialects.tensors import InferRequest
 from gateway.http.message import Request, Response
+
 from gateway.pipeline.errors import GatewayError, Refusal
 from gateway.pipeline.ports import Peer, Principal
 
@@ -134,6 +135,7 @@ class Context:
         "upgrade",
         "upstream_seconds",
         "version",
+        "waited",
         "want_whole",
     )
 
@@ -174,6 +176,7 @@ class Context:
         self.want_whole: int = 0  # bytes: on_response needs the whole answer if it is not larger
         self.degraded: str = ""  # degrade: which step answered
         self.attempts: int = 0  # tries
+        self.waited: float = 0.0  # tries: s in the queue of a full pool
         self.instance: Instance | None = None  # tries: the one that answered, else the last one tried
         self.tries: list[Tried] | None = None  # tries: None where the first one answered
         self.upstream_seconds: float = 0.0  # attempt: until the head, summed over attempts

@@ -9,23 +9,21 @@ and limiter alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
+from hashlib import blake2b
 
 from gateway.dialects.catalogue import BY_NAME
-from gateway.governance.affinity import Affinity
 from gateway.governance.breaker import Breaker, BreakerSettings, Permit, State
 from gateway.governance.ejection import Ejector
 from gateway.governance.ewma import Ewma
 from gateway.governance.hedging import Hedging
 from gateway.governance.overload import AdaptiveLimit
-from gateway.governance.picker import ConsistentHash, LeastCost, Picker, RoundRobin, TwoChoices, subset
+from gateway.governance.picker import ConsistentHash, LeastCost, Picker, RoundRobin
 from gateway.governance.retry_budget import RetryBudget
 from gateway.http.grpc import BLAMING, Status, status_of
-from gateway.http.load_report import read_load
 from gateway.http.message import Response
-from gateway.pipeline.blocks import blocks_of, hash64, key_text
+
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import (
     BreakerOpen,
@@ -34,14 +32,14 @@ from gateway.pipeline.errors import (
     Outcome,
     Overloaded,
 )
+from gateway.pipeline.pool_queue import PoolQueue
 from gateway.pipeline.pool_verbs import Hedge, PoolSettings
-from gateway.pipeline.ports import Ids
+from gateway.pipeline.ports import Clock, Ids, Timers
 
 # A member of an Enum costs a look-up in its class each time; a global costs none.
 SUCCESS, IGNORED = Outcome.SUCCESS, Outcome.IGNORED
 
-UNUSUAL = 0.05  # weight of one report in an instance's average of them
-HEEDED = 0.1  # how much a call counts that somebody else sent (loadtests/sims/balancing.py)
+LONGEST_WAIT = 1.0  # s for a place in a full pool, where neither `queue` nor a target says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,6 @@ class Instance:
         "since",
         "successes",
         "tls",
-        "usually_elsewhere",
         "weight",
         "zone",
     )
@@ -95,15 +92,14 @@ class Instance:
         host = f"[{facts.host}]" if ":" in facts.host else facts.host
         self.authority = f"{host}:{facts.port}".encode()
         self.http2 = False
-        self.key = hash64(self.authority)
+        self.key = int.from_bytes(blake2b(self.authority, digest_size=8).digest(), "big")
         self.tls = settings.tls if settings.tls.enabled else None
         self.weight = facts.weight
         self.draining = facts.draining
         self.healthy = True  # the active check's verdict; innocent until it has asked
         self.ejected_until = 0.0
         self.doubted_until = 0.0  # it gets a tenth of its share until then
-        self.elsewhere = 0.0  # how many calls dearer it is for what it reported
-        self.usually_elsewhere = 0.0  # calls beyond ours, on the average of its reports
+        self.elsewhere = 0  # calls that it has beyond ours, where it reports them
         self.zone = facts.zone
         self.in_flight = 0
         self.latency = Ewma()
@@ -111,7 +107,7 @@ class Instance:
         self.since = now
         self.successes = 0
         self.failures = 0
-        self.breaker = _breaker(settings, ids, "instance")
+        self.breaker = None if settings.breaker is None else Breaker(_breaker(settings), ids.chance)
 
     def usable(self, now: float) -> bool:
         """Tell whether a call may go here now."""
@@ -126,15 +122,6 @@ class Instance:
     def admit(self, now: float) -> Permit | None:
         """Take the breaker's permit for one attempt."""
         return None if self.breaker is None else self.breaker.admit(now)
-
-    def reported(self, calls: int) -> None:
-        """It says how many calls it has, everybody's. What is unusual of those that aren't ours counts:
-
-        the usual is in its latency already, and what others sent there is half over when we hear of it.
-        """
-        beyond = float(max(0, calls - self.in_flight))
-        self.usually_elsewhere += UNUSUAL * (beyond - self.usually_elsewhere)
-        self.elsewhere = max(-0.5, HEEDED * (beyond - self.usually_elsewhere))
 
     def state(self, now: float) -> str:
         """Say in one word why calls go here or don't."""
@@ -154,12 +141,10 @@ class Instance:
         return f"<Instance {self.id} {self.host}:{self.port} | {self.in_flight} in flight>"
 
 
-def _breaker(settings: PoolSettings, ids: Ids, of: str) -> Breaker | None:
-    """Make the breaker of an instance, or of the pool, where it is to have one."""
+def _breaker(settings: PoolSettings) -> BreakerSettings:
     verb = settings.breaker
-    if verb is None or verb.of not in (of, "both"):
-        return None
-    made = BreakerSettings(
+    assert verb is not None
+    return BreakerSettings(
         errors=verb.errors,
         slow_over=None if verb.slow is None else verb.slow.over,
         slow_ratio=1.0 if verb.slow is None else verb.slow.ratio,
@@ -169,7 +154,6 @@ def _breaker(settings: PoolSettings, ids: Ids, of: str) -> Breaker | None:
         cool_down=verb.cool_down,
         probes=verb.probes,
     )
-    return Breaker(made, ids.chance)
 
 
 def _hedging(verb: Hedge) -> Hedging | None:
@@ -188,27 +172,32 @@ def _judge_call(response: Response) -> Outcome:
     return Outcome.FAILURE if status in BLAMING else SUCCESS
 
 
+class Full(Overloaded):
+    """A pool has all the calls under way that it may have: wait in its queue, or be refused."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"pool '{name}' has all the calls under way that it may have")
+
+
 @dataclass(frozen=True, slots=True)
 class Members:
     """The instances and their picker: swapped together, so never out of step."""
 
     instances: tuple[Instance, ...]
     picker: Picker[Instance]
-    spare: Picker[Instance] | None = None  # of all, when nobody of the picker's subset can take a call
 
 
 class Pool:
     """A named set of interchangeable instances."""
 
     __slots__ = (
-        "_affinity",
         "_bound",
         "_ejector",
+        "_full",
         "_hashes",
         "_ids",
         "_limit",
-        "_salt",
-        "breaker",
+        "_waits",
         "chance",
         "hedging",
         "http2",
@@ -218,7 +207,7 @@ class Pool:
         "model",
         "name",
         "per_try_timeout",
-        "reports",
+        "queue",
         "retry_budget",
         "settings",
         "speaks",
@@ -239,6 +228,8 @@ class Pool:
         self.name = name
         self.settings = settings
         self.speaks = speaks
+        self._full = Full(name)
+        self._waits = settings.queue.size > 0
         self.is_grpc = speaks == "grpc"
         self.http2 = http2 or self.is_grpc
         self.model = model
@@ -247,15 +238,11 @@ class Pool:
         self._hashes = settings.balance.by == "hash" and bool(settings.balance.hash)
         self._bound = settings.concurrency.limit
         self.in_flight = 0
+        self.queue: PoolQueue | None = None  # since it was full for the first time
         self.retry_budget = RetryBudget(settings.retry.budget, settings.retry.floor)
         self.hedging = None if settings.hedge is None else _hedging(settings.hedge)
         self.chance = ids.chance
         self._ids = ids
-        self.breaker = _breaker(settings, ids, "pool")
-        self.reports = settings.balance.reported
-        near = settings.balance.affinity
-        self._affinity = None if near is None else Affinity(near.kept, near.for_)
-        self._salt = int(ids.chance() * 2**53) if settings.balance.subset else 0
         self._limit = (
             None
             if settings.concurrency.target is None
@@ -266,7 +253,7 @@ class Pool:
             base=settings.eject.for_,
             max_share=settings.eject.max_share,
         )
-        self.members = self._members(())
+        self.members = Members((), self._picker(()))
 
     # Membership
 
@@ -285,16 +272,7 @@ class Pool:
             instance.draining = fact.draining
             instances.append(instance)
         self._ejector.retain({instance.id for instance in instances})
-        if self._affinity is not None:
-            self._affinity.retain({instance.key for instance in instances})
-        self.members = self._members(tuple(instances))
-
-    def _members(self, instances: tuple[Instance, ...]) -> Members:
-        most = self.settings.balance.subset
-        if not 0 < most < len(instances):
-            return Members(instances, self._picker(instances))
-        chosen = tuple(subset(instances, most, self._salt))
-        return Members(instances, self._picker(chosen), self._picker(instances))
+        self.members = Members(tuple(instances), self._picker(tuple(instances)))
 
     def _picker(self, instances: tuple[Instance, ...]) -> Picker[Instance]:
         balance = self.settings.balance
@@ -302,18 +280,10 @@ class Pool:
             case "round_robin":
                 return RoundRobin(instances, panic=balance.panic)
             case "hash":
-                return ConsistentHash(instances, panic=balance.panic, bound=balance.bound)
-            case "two_choices":
-                return TwoChoices(instances, panic=balance.panic, rng=self._ids.chance)
+                return ConsistentHash(instances, panic=balance.panic)
             case "least_cost":
-                zone = balance.zone
                 return LeastCost(
-                    instances,
-                    panic=balance.panic,
-                    slow_start=balance.slow_start,
-                    home="" if zone is None else zone.name,
-                    far=1.0 if zone is None else zone.far,
-                    rng=self._ids.chance,
+                    instances, panic=balance.panic, slow_start=balance.slow_start, rng=self._ids.chance
                 )
 
     # Attempts
@@ -330,17 +300,13 @@ class Pool:
         """
         now = ctx.now
         limit = self._bound if self._limit is None else self._limit.limit
-        if self.in_flight >= (limit if ctx.importance < 2 else limit * 0.8):
-            return Overloaded(f"pool '{self.name}' has all the calls under way that it may have")
-        if self.breaker is not None and not self.breaker.admits(now):
-            return BreakerOpen(f"the breaker of pool '{self.name}' is open", self.breaker.retry_after(now))
-        if self._affinity is None:
-            key = self._hash_key(ctx) if self._hashes else 0
-            instance = self.members.picker.pick(key, now, tried)
-        else:
-            instance = self._pick_warm(self._affinity, ctx, now, tried)
-        if instance is None and self.members.spare is not None:
-            instance = self.members.spare.pick(0, now, tried)
+        if self.in_flight >= (limit if ctx.importance < 2 or self._waits else limit * 0.8):
+            if not ctx.dry:
+                return self._full
+            waiting = 0 if self.queue is None else self.queue.size
+            verdict = "would wait" if self._waits else "would be refused"
+            ctx.note("queue", f"pool {self.name} is full: {verdict}", numbers={"waiting": waiting})
+        instance = self.members.picker.pick(self._hash_key(ctx) if self._hashes else 0, now, tried)
         if ctx.trail is not None:
             self._explain(ctx, instance)
         if instance is None:
@@ -349,39 +315,8 @@ class Pool:
         self.in_flight += 1
         return instance
 
-    def _pick_warm(
-        self, affinity: Affinity, ctx: Context, now: float, tried: Sequence[Instance]
-    ) -> Instance | None:
-        """Pick where some have what the request needs, and remember where it goes."""
-        near = self.settings.balance.affinity
-        picker = self.members.picker
-        assert near is not None
-        blocks = blocks_of(ctx, near.to)
-        if not blocks or not isinstance(picker, LeastCost):
-            return picker.pick(0, now, tried)
-        warm = affinity.warm(blocks, now)
-        instance = picker.pick_warm(warm, near.worth, now, tried)
-        if ctx.trail is not None:
-            shares = {one.id: round(warm[one.key], 3) for one in self.members.instances if one.key in warm}
-            ctx.note("affinity", f"{len(blocks)} blocks of {near.to}", numbers={"warm": shares})
-        if instance is not None and not ctx.dry:
-            affinity.placed(blocks, instance.key, now)
-        return instance
-
-    def learn_load(self, instance: Instance, response: Response) -> None:
-        """Heed what the instance's answer says of its load, if it says something."""
-        calls = read_load(response)
-        if calls >= 0:
-            instance.reported(calls)
-
     def released(
-        self,
-        instance: Instance,
-        permit: Permit | None,
-        outcome: Outcome,
-        latency: float,
-        now: float,
-        pool_permit: Permit | None = None,
+        self, instance: Instance, permit: Permit | None, outcome: Outcome, latency: float, now: float
     ) -> None:
         """One attempt is over: everybody who learns from outcomes learns from this one."""
         instance.in_flight -= 1
@@ -390,9 +325,9 @@ class Pool:
         ignored = outcome is IGNORED
         if instance.breaker is not None:
             instance.breaker.record(ok or ignored, latency, now, permit, ignored)
-        if self.breaker is not None:
-            self.breaker.record(ok or ignored, latency, now, pool_permit, ignored)
         if ignored:
+            if self.queue is not None:
+                self.queue.released(now)
             return
         if ok:
             instance.successes += 1
@@ -410,6 +345,8 @@ class Pool:
             self._doubt(instance, now)
         if self._limit is not None:
             self._limit.record(latency, ok, self.in_flight + 1, now)
+        if self.queue is not None:
+            self.queue.learn(latency, now)
 
     def _doubt(self, instance: Instance, now: float) -> None:
         """The ejector's doubt may have been raised, renewed or lifted: the picker heeds it from now on."""
@@ -430,6 +367,24 @@ class Pool:
                 return SUCCESS
         return Outcome.FAILURE
 
+    def waiting_room(self, clock: Clock, timers: Timers) -> PoolQueue | None:
+        """Return the queue of those who found it full, None where nobody is to wait."""
+        if self.queue is None and self.settings.queue.size:
+            target = self.settings.concurrency.target
+            settings = self.settings.queue
+            self.queue = PoolQueue(
+                self,
+                self.name,
+                self._ids,
+                clock,
+                timers,
+                size=settings.size,
+                old=settings.old,
+                wait=settings.wait or target or LONGEST_WAIT,
+                unknown=target or 0.0,
+            )
+        return self.queue
+
     def _nobody(self, now: float, tried: Sequence[Instance]) -> GatewayError:
         waits = [
             instance.breaker.retry_after(now)
@@ -443,23 +398,31 @@ class Pool:
         return NoInstance(f"no instance of pool '{self.name}' can take the request", 1.0)
 
     def _hash_key(self, ctx: Context) -> int:
-        return hash64(key_text(ctx, self.settings.balance.hash) or ctx.client.encode())
+        source = self.settings.balance.hash
+        match source.partition(":"):
+            case ("principal", _, _):
+                text = b"" if ctx.principal is None else ctx.principal.name.encode()
+            case ("tenant", _, _):
+                text = b"" if ctx.principal is None else ctx.principal.tenant.encode()
+            case ("path", _, _):
+                text = ctx.request.path
+            case ("header", _, name):
+                text = ctx.request.header(name.lower().encode()) or b""
+            case _:
+                text = ctx.client.encode()
+        return int.from_bytes(blake2b(text or ctx.client.encode(), digest_size=8).digest(), "big")
 
     # Being seen
 
     def _explain(self, ctx: Context, chosen: Instance | None) -> None:
-        picker = self.members.picker
         for instance in self.members.instances:
-            numbers: dict[str, object] = {
+            numbers: Mapping[str, object] = {
                 "instance": instance.id,
                 "state": instance.state(ctx.now),
                 "in_flight": instance.in_flight,
                 "latency_ms": round(instance.latency.value * 1000, 3),
                 "chosen": instance is chosen,
             }
-            if isinstance(picker, LeastCost):
-                cost = picker.cost(instance, ctx.now)
-                numbers["cost_ms"] = round(cost * 1000, 3) if cost < inf else None
             ctx.note("pick", f"pool {self.name}", numbers=numbers)
 
     def __repr__(self) -> str:

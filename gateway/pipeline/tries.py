@@ -17,8 +17,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.governance.fair_queue import Waiting
 from gateway.governance.hedging import Hedging
 from gateway.http.message import Headers, Request, Response
+
 from gateway.pipeline.attempt import Attempt, Owner
 from gateway.pipeline.context import Context, Tried
 from gateway.pipeline.errors import (
@@ -29,7 +31,8 @@ from gateway.pipeline.errors import (
     UpstreamTimeout,
 )
 from gateway.pipeline.gateway import Gateway
-from gateway.pipeline.pool import Instance, Pool
+from gateway.pipeline.pool import Full, Instance, Pool
+from gateway.pipeline.pool_queue import Waiter
 from gateway.pipeline.ports import Cancellable
 from gateway.pipeline.retrying import after_answer, after_error, cause_of, others, repeatable
 
@@ -56,6 +59,7 @@ class Tries(Owner):
         "_request",
         "_timer",
         "_tried",
+        "_waiting",
     )
 
     def __init__(
@@ -72,6 +76,7 @@ class Tries(Owner):
         self._timer: Cancellable | None = None  # until the hedge, or until the pause is over
         self._tried: tuple[Instance, ...] = ()
         self._made = 0  # tries, the hedge not counted
+        self._waiting: Waiting[Waiter] | None = None  # our place in the pool's queue
 
     # Trying
 
@@ -89,7 +94,10 @@ class Tries(Owner):
         pool = self._pool
         instance = pool.acquire(ctx, self._tried)
         if isinstance(instance, GatewayError):
-            self._exchange.on_upstream_error(instance)
+            if isinstance(instance, Full):
+                self._wait(instance)
+            else:
+                self._exchange.on_upstream_error(instance)
             return
         self._made += 1
         ctx.attempts += 1
@@ -100,6 +108,55 @@ class Tries(Owner):
             attempt.send(self._request if ctx.attempts == 1 else self._numbered())
         if pool.hedging is not None and self._made == 1:
             self._plan_hedge(pool.hedging)
+
+    # Waiting for a place in a full pool. Implements pool_queue.Waiter.
+
+    def _wait(self, full: Full) -> None:
+        """Get into the pool's queue; fail where it has none, or won't let us in."""
+        ctx, gateway = self._ctx, self._gateway
+        queue = self._pool.waiting_room(gateway.clock, gateway.timers)
+        if queue is None:
+            self._exchange.on_upstream_error(Overloaded(str(full), 2.0 * gateway.ids.chance()))
+            return
+        place = queue.wait(self, ctx)
+        if isinstance(place, Overloaded):
+            self._note_wait(str(place))
+            self._exchange.on_upstream_error(place)
+        else:
+            self._waiting = place
+            queue.tell(ctx.now)
+
+    def on_turn(self) -> None:
+        """A place became free."""
+        self._stop_waiting()
+        if self._pool.queue is not None:
+            self._pool.queue.waits.observe(self._ctx.waited)
+        try:
+            self.start()
+        except Exception as bug:  # whoever released knows nothing of this request
+            self._exchange.crash(bug)
+
+    def on_turned_away(self, error: Overloaded) -> None:
+        """The queue gave it up."""
+        if self._waiting is None:
+            return  # it left before it was told
+        self._stop_waiting()
+        self._note_wait(str(error))
+        try:
+            self._exchange.on_upstream_error(error)
+        except Exception as bug:  # whoever made it leave knows nothing of this request
+            self._exchange.crash(bug)
+
+    def _stop_waiting(self) -> None:
+        place, self._waiting = self._waiting, None
+        if place is not None:
+            ctx = self._ctx
+            ctx.now = self._gateway.clock.now()
+            ctx.waited += ctx.now - place.arrived
+
+    def _note_wait(self, verdict: str) -> None:
+        if self._ctx.trail is not None:
+            self._ctx.note("queue", verdict, numbers={"waited_ms": round(self._ctx.waited * 1000, 3)})
 
     def _numbered(self) -> Request:
         """Return the request with the number of this attempt; the first one has none."""
@@ -311,6 +368,10 @@ class Tries(Owner):
             self._note(other, "dropped")
         self._attempt = self._other = self._hedge = None
         self._forget_timer()
+        if self._waiting is not None and self._pool.queue is not None:
+            place, self._waiting = self._waiting, None
+            self._ctx.waited += self._gateway.clock.now() - place.arrived
+            self._pool.queue.withdraw(place)
         if attempt is not None:
             attempt.cancel(outcome)
         if other is not None:

@@ -251,6 +251,8 @@ def record(ctx: Context | Unread, epoch: float) -> dict[str, object]:
             line["plan"] = ctx.principal.plan
         if ctx.principal.tenant:
             line["tenant"] = ctx.principal.tenant
+    if ctx.waited:
+        line["waited_ms"] = round(ctx.waited * 1000, 3)
     if ctx.attempts:
         line["pool"] = "" if ctx.pool is None else ctx.pool.name
         line["instance"] = "" if ctx.instance is None else ctx.instance.id
