@@ -25,7 +25,6 @@ from gateway.dialects.tensors import rows
 from gateway.governance.fair_queue import Dropped, FairQueue, Waiting
 from gateway.governance.histogram import Histogram
 from gateway.governance.quantile import RecentQuantile
-
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import Overloaded
 from gateway.pipeline.ports import Cancellable, Clock, Ids, Timers

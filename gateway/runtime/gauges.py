@@ -20,6 +20,7 @@ from gateway.runtime.policies import Policies
 from gateway.server.listener import Listener
 from gateway.telemetry.metrics import counter, gauge
 from gateway.telemetry.observer import Telemetry
+from gateway.telemetry.queues import queues
 
 
 def traffic(
@@ -32,6 +33,7 @@ def traffic(
 ) -> Iterator[Metric]:
     """What one serving process does now."""
     yield from _instances(snapshot, now)
+    yield from queues(snapshot, now)
     yield from _single(
         {
             "headgate_connections": (

@@ -37,6 +37,8 @@ HIGHEST: Final = frozenset(
         "headgate_instance_ejected",
         "headgate_instance_breaker_open",
         "headgate_pool_instances",
+        "headgate_queue_oldest_seconds",
+        "headgate_queue_tail_seconds",
         "headgate_pressure",
         "headgate_loop_lag_seconds",
         "headgate_policies_version",
