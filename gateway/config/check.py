@@ -13,7 +13,7 @@ from itertools import combinations, product
 from typing import Any
 
 from gateway.config.decode import Positions
-from gateway.config.kind import Checking, Kind, Origin, Placed, Reference
+from gateway.config.kind import Checking, Kind, Needing, Origin, Placed, Reference
 from gateway.config.problem import Mark, Problem, join, listing, nearest
 from gateway.config.resolve import (
     Candidate,
@@ -326,6 +326,17 @@ class _Checker:
                     yield self.at(placed.origin.path, message)
             for reference in references(placed.value):
                 yield from self.reference(reference, placed.origin, endpoints)
+            if isinstance(placed.value, Needing):
+                yield from self.needed(placed.value, placed.origin, endpoints)
+
+    def needed(self, value: Needing, origin: Origin, endpoints: list[EndpointConfig]) -> Iterator[Problem]:
+        """A verb that leans on another one has it wherever it holds."""
+        for verb in value.needs():
+            for endpoint in endpoints:
+                known = {one.candidate.verb for one in candidates_of_endpoint(self.schema, endpoint.name)}
+                if verb not in known:
+                    yield self.at(origin.path, f"expected `{verb}` on {endpoint.name}, which this needs")
+                    break
 
     def placed_verbs(self) -> Iterator[tuple[str, Placed[object], list[EndpointConfig]]]:
         """Yield every verb as written, with the endpoints where it holds."""

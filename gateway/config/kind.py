@@ -13,8 +13,9 @@ third party's verb is read, checked, documented and completed by editors exactly
         def from_text(cls, text: str) -> Breaker: ...        # `breaker: off`
         def names(self) -> Iterable[Reference]: ...          # pools, versions, labels it speaks of
         def check(self) -> Iterable[str]: ...                # what can't be, in words
+        def needs(self) -> Iterable[str]: ...                # verbs that it leans on
 
-All three methods are optional; decode.py and check.py say when they are called. A struct may also refuse in
+All four methods are optional; decode.py and check.py say when they are called. A struct may also refuse in
 `__post_init__` by raising ValueError: the message is reported at the position of the mapping.
 """
 
@@ -164,6 +165,15 @@ class Referring(Protocol):
 
     def names(self) -> Iterable[Reference]:
         """Every name it speaks of."""
+        ...
+
+
+@runtime_checkable
+class Needing(Protocol):
+    """A verb's struct that means something only beside other verbs."""
+
+    def needs(self) -> Iterable[str]:
+        """Verbs that must hold at every endpoint where it holds."""
         ...
 
 

@@ -5,7 +5,9 @@
     cors                  a preflight carries no credentials
     authenticate, permit  who is it, and may they call this at all
     allow                 from where
-    timeout, safe_to_retry, importance
+    timeout, safe_to_retry
+    slo                   counts what comes of those that got here
+    importance
     upgrade               may it go on in another protocol
     throttle              what the head can tell: requests, bytes of body
     explicit              the version that the URL or the override header asks for
@@ -15,6 +17,7 @@
     degrade               by hand; its other moments come when something failed
     describe              metadata, status and readiness are answered here
     cache                 keyed by the version that was chosen
+    degrade               beforehand: where the ladder stands
     mirror                what goes to an instance may be copied to another pool
 
 A new verb is a file with a `KIND` and one line here.
@@ -42,6 +45,7 @@ from gateway.filters import (
     release,
     safe_to_retry,
     send,
+    slo,
     throttle,
     timeout,
     upgrade,
@@ -63,6 +67,7 @@ PLACES: Mapping[str, int] = {
     "allow": 35,
     "timeout": 40,
     "safe_to_retry": 42,
+    "slo": 44,
     "importance": 45,
     "upgrade": 46,
     "throttle": 50,  # its rows: 70
@@ -85,6 +90,7 @@ FILTER_KINDS: tuple[FilterKind[Any], ...] = (
     allow.KIND,
     timeout.KIND,
     safe_to_retry.KIND,
+    slo.KIND,
     importance.KIND,
     upgrade.KIND,
     throttle.KIND,

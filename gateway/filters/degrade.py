@@ -1,25 +1,29 @@
 """A lesser answer instead of none: the first step that can serve wins, and the answer says so.
 
     degrade:
-      when: [breaker_open, overloaded, timeout]
+      when: [breaker_open, overloaded, timeout, slo_burn]
       steps: [{pool: digits-lite}, {stale: 10m}, {throttle: 5/s}, {respond: {status: 503, retry_after: 5s}}]
     degrade: digits-lite        now, for every request, whatever the state of the pool (for incidents)
+    degrade: never              on a plan or a principal: who would rather fail than get less
 
-A step serves when it can: another pool, if some instance of it could take a call; a stale answer, if the
-cache has one that is young enough; a throttle, for so many requests per second as it says (they go to the
-pool that was meant, the others to the next step); a fixed answer, always. When a lesser pool fails in its
-turn, the ladder goes on with the step after it: each step serves a request at most once, in their order, and
-what goes wrong after the last one goes out as it is. `x-degraded` names the step that answered
-(pipeline/exchange.py adds it).
+A step serves when it can (degrade_steps.py). When a lesser pool fails in its turn, the ladder goes on with
+the step after it: each step serves a request at most once, in their order, and what goes wrong after the
+last one goes out as it is. `x-degraded` names the step that answered (pipeline/exchange.py adds it).
 
-    when          what it means
-    breaker_open  every instance is behind an open breaker
-    overloaded    the gateway or the pool has no capacity left
-    timeout       no answer in time
-    unavailable   no instance, no connection, or a broken one
-    quota         the caller's own throttle refused; not among the defaults, for it is them, not us
+    when          what it means                                                             seen
+    breaker_open  every instance is behind an open breaker                                  as it fails
+    overloaded    the gateway or the pool has no capacity left                              as it fails
+    timeout       no answer in time                                                         as it fails
+    unavailable   no instance, no connection, or a broken one                               as it fails
+    quota         the caller's own throttle refused; not a default, for it is them, not us  as it fails
+    slo_burn      the endpoint's `slo` burns its error budget too fast                      beforehand
+    queue_age     the first in the pool's queue has waited for `queue_age`                  beforehand
 
-Answers of the instances, a 500 included, are theirs and pass; `retry` and the breaker deal with those.
+What is seen as one request fails softens that request. What is seen beforehand changes where requests begin:
+they start at a step of the ladder without trying the full answer first (governance/ladder.py: down at once,
+back after a calm time). That is decided after the cache, so a fresh answer that is there is still given.
+
+Answers of the instances, a 500 included, are theirs and pass; `retry`, the breaker and `slo` deal with those.
 """
 
 from __future__ import annotations
@@ -29,16 +33,23 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from gateway.config.kind import Reference, setting
-from gateway.config.units import Duration, Rate, render_duration
-from gateway.governance.token_bucket import Bucket
-from gateway.http.message import Headers, Response
-from gateway.pipeline import answer
+from gateway.config.units import Duration
+from gateway.filters.degrade_steps import Respond as Respond  # found here, too
+from gateway.filters.degrade_steps import Rung, Walk, usable
+from gateway.filters.degrade_steps import Step as Step
+from gateway.governance.ladder import Ladder
+from gateway.http.message import Response
 from gateway.pipeline.context import Context, Slot
 from gateway.pipeline.errors import GatewayError, Refusal
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
 from gateway.pipeline.pool import Pool
 
-When = Literal["breaker_open", "overloaded", "timeout", "unavailable", "quota"]
+When = Literal["breaker_open", "overloaded", "timeout", "unavailable", "quota", "slo_burn", "queue_age"]
+
+BEFOREHAND: Final[frozenset[When]] = frozenset(("slo_burn", "queue_age"))
+LOOK: Final = 0.05  # s between two looks at what is seen beforehand
+BY_HAND: Final = "by_hand"
+DEGRADED: Final = "degraded"  # the code of an honest error where nothing was tried
 
 _WHEN: Final[Mapping[str, When]] = {
     "breaker_open": "breaker_open",
@@ -46,47 +57,15 @@ _WHEN: Final[Mapping[str, When]] = {
     "upstream_timeout": "timeout",
     "unavailable": "unavailable",
     "upstream_connect": "unavailable",
+    "upstream_tls": "unavailable",
     "upstream_refused": "unavailable",
     "upstream_reset": "unavailable",
     "upstream_protocol": "unavailable",
     "upstream_unreadable": "unavailable",
     "signature_unknown": "unavailable",
+    "fault_injected": "unavailable",
     "rate_limited": "quota",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Respond:
-    """A fixed answer."""
-
-    status: int = setting(503, "status code", example=503, at_least=200, at_most=599, short=True)
-    body: str = setting("", "what it says; empty: an error in the client's dialect", example='{"label": 0}')
-    retry_after: Duration | None = setting(None, "when coming back makes sense", example="5s")
-    headers: Mapping[str, str] = setting(
-        {}, "header fields to add", example="{content-type: application/json}"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One rung of the ladder: exactly one of these."""
-
-    pool: str | None = setting(None, "another pool, such as a smaller model's", example="digits-lite")
-    stale: Duration | None = setting(None, "an expired cached answer of at most this age", example="10m")
-    throttle: Rate | None = setting(
-        None, "so many go to the pool that was meant, others to the next step", example="5/s"
-    )
-    respond: Respond | None = setting(None, "a fixed answer", example="{status: 503, retry_after: 5s}")
-
-    @classmethod
-    def from_text(cls, text: str) -> Step:
-        """Read a pool's name."""
-        return cls(pool=text)
-
-    def __post_init__(self) -> None:
-        given = [self.pool, self.stale, self.throttle, self.respond]
-        if sum(one is not None for one in given) != 1:
-            raise ValueError("expected exactly one of pool, stale, throttle and respond in a step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +83,31 @@ class Degrade:
     to: str | None = setting(
         None, "this pool answers now, whatever the state of things", example="digits-lite"
     )
+    never: bool = setting(False, "no lesser answers for these: rather an error")
+    queue_age: Duration = setting(
+        Duration(0.1), "with `when: queue_age`: how long the first in the queue has waited", example="100ms"
+    )
+    patience: Duration = setting(
+        Duration(5.0), "with slo_burn or queue_age: a step that does not help in this time leads to the next"
+    )
+    calm: Duration = setting(
+        Duration(30.0),
+        "with slo_burn or queue_age: time at ease before one step back; doubled, up to eight times, if that "
+        "was too early",
+    )
 
     @classmethod
     def from_text(cls, text: str) -> Degrade:
-        """Read the pool that answers now."""
-        return cls(to=text)
+        """Read the pool that answers now, or `never`."""
+        return cls(never=True) if text == "never" else cls(to=text)
 
     def __post_init__(self) -> None:
-        if not self.steps and self.to is None:
-            raise ValueError("expected `steps: [{pool: …}, …]`, or the pool that shall answer now")
+        if self.never and (self.steps or self.to is not None):
+            raise ValueError("expected either `never`, or steps or a pool")
+        if not self.steps and self.to is None and not self.never:
+            raise ValueError("expected `steps: [{pool: …}, …]`, `never`, or the pool that shall answer now")
+        if min(self.queue_age, self.patience, self.calm) <= 0:
+            raise ValueError("expected times above zero for queue_age, patience and calm")
 
     def names(self) -> Iterable[Reference]:
         """The pools of lesser answers."""
@@ -126,35 +121,47 @@ class Degrade:
                 yield "expected respond as the last step: it always serves, so no step after it is reached"
                 return
 
+    def needs(self) -> Iterable[str]:
+        """An objective that may burn."""
+        return ("slo",) if "slo_burn" in self.when and self.steps else ()
+
 
 class DegradeFilter(Filter):
     """Walks the steps.
 
-    served: requests that got a lesser answer, by step.
+    served: requests that got a lesser answer, by step. mine: set where this is the rule that was chosen.
     """
 
     name = "degrade"
     place = 85
 
     def __init__(self, rule: Rule[Degrade], parts: Parts) -> None:
-        self._rule = rule
+        self.rule = rule
         self._when = frozenset(rule.value.when)
         self._to = None if rule.value.to is None else parts.pools[rule.value.to]
-        self._rungs = tuple(_Rung(step, rule, parts) for step in rule.value.steps)
-        self._walked: Slot[_Walk] = Slot()
+        self._rungs = tuple(Rung(step, rule.policy, parts) for step in rule.value.steps)
+        self._constants = tuple(rung for rung in self._rungs if rung.needs_body)
+        self.needs_body = bool(self._constants)
+        self._beforehand = bool(self._when & BEFOREHAND) and bool(self._rungs)
+        self._walked: Slot[Walk] = Slot()
+        self.mine: Slot[bool] = Slot()
         self.served: dict[str, int] = {}
 
     def on_request(self, ctx: Context) -> Response | Refusal | None:
         """Send it to the lesser pool; a dead one serves nobody, so then it goes where it was meant."""
-        if self._to is None or not _usable(self._to, ctx.now):
+        for rung in self._constants:
+            rung.prime(ctx)
+        if self._beforehand:
+            self.mine.set(ctx, True)
+        if self._to is None or not usable(self._to, ctx.now):
             return None
-        if not self._rule.enforce:
+        if not self.rule.enforce:
             if ctx.trail is not None:
-                ctx.note(self.name, f"would send to {self._to.name}", self._rule.policy, self._rule.origin)
+                ctx.note(self.name, f"would send to {self._to.name}", self.rule.policy, self.rule.origin)
         else:
             ctx.pool = self._to
             ctx.version = ""
-            self._count(ctx, f"pool:{self._to.name}")
+            self._count(ctx, f"pool:{self._to.name}", BY_HAND)
         return None
 
     def on_refusal(self, ctx: Context, refusal: Refusal) -> Response | Pool | None:
@@ -165,126 +172,102 @@ class DegradeFilter(Filter):
         """Soften a failure of the pool."""
         return self._soften(ctx, error.code)
 
+    def begin_at(self, ctx: Context, level: int, trigger: str) -> Response | None:
+        """Let a request begin at a step of the ladder instead of with the full answer. level: 1, 2, …"""
+        walk = Walk(level - 1, ctx.pool, ctx.version)
+        lesser = self._next(ctx, DEGRADED, walk, trigger, thinned_is_full=True)
+        if isinstance(lesser, Response):
+            return lesser
+        if lesser is not None:
+            ctx.pool = lesser
+        return None
+
     def _soften(self, ctx: Context, code: str) -> Response | Pool | None:
-        if _WHEN.get(code) not in self._when:
+        trigger = _WHEN.get(code)
+        if trigger is None or trigger not in self._when:
             return None
-        walk = self._walked.get(ctx) or _Walk(0, ctx.pool, ctx.version)
+        walk = self._walked.get(ctx) or Walk(0, ctx.pool, ctx.version)
+        return self._next(ctx, code, walk, trigger)
+
+    def _next(
+        self, ctx: Context, code: str, walk: Walk, trigger: str, thinned_is_full: bool = False
+    ) -> Response | Pool | None:
+        """Serve by the next step that can. thinned_is_full: who may go on gets the full answer after all."""
         for index in range(walk.next, len(self._rungs)):
             rung = self._rungs[index]
             lesser = rung.serve(ctx, code, walk)
             if lesser is not None:
-                self._walked.set(ctx, _Walk(index + 1, walk.meant, walk.version))
-                self._count(ctx, rung.label)
+                self._walked.set(ctx, Walk(index + 1, walk.meant, walk.version))
+                if not (thinned_is_full and lesser is walk.meant):
+                    self._count(ctx, rung.label, trigger)
                 return lesser
         return None
 
-    def _count(self, ctx: Context, step: str) -> None:
+    def _count(self, ctx: Context, step: str, trigger: str) -> None:
         ctx.degraded = step
+        ctx.degraded_by = trigger
         if not ctx.dry:
             self.served[step] = self.served.get(step, 0) + 1
         if ctx.trail is not None:
-            ctx.note(self.name, f"served by {step}", self._rule.policy, self._rule.origin)
+            ctx.note(self.name, f"served by {step}", self.rule.policy, self.rule.origin, {"trigger": trigger})
 
 
-@dataclass(frozen=True, slots=True)
-class _Walk:
-    """How far one request came. next: index of the step to try next. meant: where it was sent at first."""
+class BeforehandFilter(Filter):
+    """Looks at what is seen before a request fails, and lets requests begin further down the ladder."""
 
-    next: int
-    meant: Pool | None
-    version: str
+    name = "degrade"
+    place = 91  # after the cache: a fresh answer that is there costs the pool nothing
 
+    def __init__(self, degrade: DegradeFilter, parts: Parts) -> None:
+        config = degrade.rule.value
+        self._degrade = degrade
+        self._rule = degrade.rule
+        self._endpoint = parts.endpoint
+        self._pressure = parts.pressure
+        self._by_slo = "slo_burn" in config.when
+        self._oldest = config.queue_age if "queue_age" in config.when else 0.0
+        self.ladder = Ladder(len(config.steps), config.calm, config.patience)
+        self._key = (parts.endpoint, degrade.rule.policy)
+        self._trigger = ""
+        self._looked = 0.0
+        parts.pressure.ladders[self._key] = self.ladder
 
-class _Rung:
-    """One step, built. label: what `x-degraded` says."""
-
-    __slots__ = ("_bucket", "_policy", "_pool", "_step", "label")
-
-    def __init__(self, step: Step, rule: Rule[Degrade], parts: Parts) -> None:
-        self._step = step
-        self._policy = rule.policy
-        self._pool = None if step.pool is None else parts.pools[step.pool]
-        self._bucket: Bucket | None = None
-        if step.throttle is not None:
-            rate = step.throttle.per_second
-            self._bucket = Bucket(rate, max(1.0, rate / 10.0))
-        match step:
-            case Step(pool=str()):
-                self.label = f"pool:{step.pool}"
-            case Step(stale=float() | int()):
-                self.label = f"stale:{render_duration(step.stale or 0.0)}"
-            case Step(throttle=Rate()):
-                self.label = f"throttle:{step.throttle}"
-            case _:
-                self.label = "respond"
-
-    def serve(self, ctx: Context, code: str, walk: _Walk) -> Response | Pool | None:
-        """Return the lesser answer or the pool to try; None: this step can't serve now."""
-        if self._pool is not None:
-            return self._other_pool(ctx)
-        if self._step.stale is not None:
-            return _stale(ctx, self._step.stale)
-        if self._bucket is not None:
-            return self._thinned_out(ctx, self._bucket, walk)
-        return None if self._step.respond is None else self._respond(ctx, self._step.respond, code)
-
-    def _other_pool(self, ctx: Context) -> Pool | None:
-        pool = self._pool
-        if pool is None or pool is ctx.pool or not _usable(pool, ctx.now) or ctx.now >= ctx.deadline:
+    def on_request(self, ctx: Context) -> Response | Refusal | None:
+        """Go on, answer, or send to a lesser pool."""
+        if ctx.degraded or (self._rule.enforce and not self._degrade.mine.get(ctx)):
             return None
-        ctx.version = ""
-        return pool
-
-    def _thinned_out(self, ctx: Context, bucket: Bucket, walk: _Walk) -> Pool | None:
-        pool = walk.meant
-        if pool is None or not _usable(pool, ctx.now) or ctx.now >= ctx.deadline:
+        if ctx.now - self._looked >= LOOK and not ctx.dry:
+            self._look(ctx)
+        level = self.ladder.level
+        if not level:
             return None
-        wait = bucket.wait(1.0, ctx.now) if ctx.dry else bucket.take(1.0, ctx.now)
-        if wait:
-            return None
-        ctx.version = walk.version
-        return pool
+        if ctx.trail is not None:
+            numbers = {"level": level, "trigger": self._trigger}
+            ctx.note(self.name, f"begins at step {level}", self._rule.policy, self._rule.origin, numbers)
+        return self._degrade.begin_at(ctx, level, self._trigger) if self._rule.enforce else None
 
-    def _respond(self, ctx: Context, fixed: Respond, code: str) -> Response:
-        if not fixed.body and fixed.status >= 400:
-            return answer.refused(
-                ctx,
-                Refusal(
-                    fixed.status,
-                    code,
-                    "this request can't be served right now",
-                    policy=self._policy,
-                    retry_after=fixed.retry_after,
-                    headers=_fields(fixed.headers),
-                ),
-            )
-        headers = _fields(fixed.headers)
-        if fixed.body and not any(name == b"content-type" for name, _ in headers):
-            is_json = fixed.body.lstrip()[:1] in ("{", "[")
-            headers.append(
-                (b"content-type", b"application/json" if is_json else b"text/plain; charset=utf-8")
-            )
-        if fixed.retry_after is not None:
-            headers.append((b"retry-after", b"%d" % max(1, round(fixed.retry_after))))
-        headers.append((b"cache-control", b"no-store"))
-        return Response(fixed.status, headers, fixed.body.encode())
+    def close(self) -> None:
+        """Show it no more."""
+        if self._pressure.ladders.get(self._key) is self.ladder:
+            del self._pressure.ladders[self._key]
 
-
-def _fields(headers: Mapping[str, str]) -> Headers:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-
-
-def _usable(pool: Pool, now: float) -> bool:
-    return any(instance.usable(now) for instance in pool.members.instances)
-
-
-def _stale(ctx: Context, oldest: float) -> Response | None:
-    stale = ctx.stale
-    return stale.response if stale is not None and stale.age <= oldest else None
+    def _look(self, ctx: Context) -> None:
+        self._looked = now = ctx.now
+        objective = self._pressure.objectives.get(self._endpoint) if self._by_slo else None
+        burning = 0.0 if objective is None else objective.severity(now)
+        queue = None if ctx.pool is None or not self._oldest else ctx.pool.queue
+        waiting = 0.0 if queue is None else queue.age(now) / self._oldest
+        before = self.ladder.level
+        if self.ladder.look(max(burning, waiting), now) > before:
+            self._trigger = "slo_burn" if burning >= waiting else "queue_age"
 
 
 def _build(rules: Sequence[Rule[Degrade]], parts: Parts) -> Iterable[Filter]:
-    return [DegradeFilter(rule, parts) for rule in rules]
+    for rule in rules:
+        degrade = DegradeFilter(rule, parts)
+        yield degrade
+        if rule.value.steps and BEFOREHAND & set(rule.value.when):
+            yield BeforehandFilter(degrade, parts)
 
 
 KIND = FilterKind("degrade", Degrade, summary="a lesser answer instead of none", build=_build)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from gateway.dialects.protocol import Dialect, Target
 from gateway.dialects.tensors import InferRequest
 from gateway.http.message import Request, Response
-
 from gateway.pipeline.errors import GatewayError, Refusal
 from gateway.pipeline.ports import Peer, Principal
 
@@ -96,6 +95,7 @@ class Context:
         "credential_field",
         "deadline",
         "degraded",
+        "degraded_by",
         "dialect",
         "dry",
         "endpoint",
@@ -175,6 +175,7 @@ class Context:
         self.stale: Stale | None = None  # cache
         self.want_whole: int = 0  # bytes: on_response needs the whole answer if it is not larger
         self.degraded: str = ""  # degrade: which step answered
+        self.degraded_by: str = ""  # degrade: what was the trigger
         self.attempts: int = 0  # tries
         self.waited: float = 0.0  # tries: s in the queue of a full pool
         self.instance: Instance | None = None  # tries: the one that answered, else the last one tried

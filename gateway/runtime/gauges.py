@@ -34,6 +34,7 @@ def traffic(
     """What one serving process does now."""
     yield from _instances(snapshot, now)
     yield from queues(snapshot, now)
+    yield from _objectives(pressure, now)
     yield from _single(
         {
             "headgate_connections": (
@@ -95,6 +96,27 @@ def _instances(snapshot: Snapshot, now: float) -> Iterable[Metric]:
         "Instances known.",
         ("pool",),
         {(pool.name,): float(len(pool.members.instances)) for pool in snapshot.pools.values()},
+    )
+
+
+def _objectives(pressure: Pressure, now: float) -> Iterable[Metric]:
+    rates = {endpoint: objective.rates(now) for endpoint, objective in pressure.objectives.items()}
+    by_window = {
+        (endpoint, window): rate
+        for endpoint, both in rates.items()
+        for window, rate in zip(("long", "short"), both, strict=True)
+    }
+    yield gauge(
+        "headgate_slo_burn_rate",
+        "Times faster than allowed that the error budget is spent.",
+        ("endpoint", "window"),
+        by_window,
+    )
+    yield gauge(
+        "headgate_degrade_level",
+        "Step of the ladder at which requests begin; 0: the full answer.",
+        ("endpoint", "policy"),
+        {key: float(ladder.level) for key, ladder in pressure.ladders.items()},
     )
 
 

@@ -269,6 +269,7 @@ def record(ctx: Context | Unread, epoch: float) -> dict[str, object]:
         line["cache"] = ctx.cache_status.decode("latin-1")
     if ctx.degraded:
         line["degraded"] = ctx.degraded
+        line["degraded_by"] = ctx.degraded_by
     if ctx.refusal is not None:
         line["reason"] = ctx.refusal.code
         line["policy"] = ctx.refusal.policy

@@ -40,6 +40,8 @@ HIGHEST: Final = frozenset(
         "headgate_queue_oldest_seconds",
         "headgate_queue_tail_seconds",
         "headgate_pressure",
+        "headgate_degrade_level",
+        "headgate_slo_burn_rate",
         "headgate_loop_lag_seconds",
         "headgate_policies_version",
         "headgate_discovery_stale_seconds",

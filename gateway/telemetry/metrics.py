@@ -53,7 +53,7 @@ class Metrics:
         self.rehearsed: dict[tuple[str, str, str], int] = {}  # endpoint, policy, code
         self.errors: dict[tuple[str, str], int] = {}  # endpoint, code
         self.cache: dict[tuple[str, str], int] = {}  # endpoint, status
-        self.degraded: dict[tuple[str, str], int] = {}  # endpoint, step
+        self.degraded: dict[tuple[str, str, str], int] = {}  # endpoint, step, trigger
         self.grpc: dict[tuple[str, str], int] = {}  # endpoint, status
         self.retries: dict[tuple[str, str], int] = {}  # pool, cause
         self.failed_tries: dict[tuple[str, str], int] = {}  # pool, cause
@@ -93,7 +93,7 @@ class Metrics:
         if ctx.cache_status:
             _count(self.cache, (endpoint, ctx.cache_status.decode("latin-1")))
         if ctx.degraded:
-            _count(self.degraded, (endpoint, ctx.degraded))
+            _count(self.degraded, (endpoint, ctx.degraded, ctx.degraded_by))
         if ctx.grpc_status >= 0:
             _count(self.grpc, (endpoint, Status(ctx.grpc_status).name))
 
@@ -129,7 +129,8 @@ class Metrics:
         )
         yield _counter("headgate_errors", "Requests failed.", ("endpoint", "code"), self.errors)
         yield _counter("headgate_cache", "What the cache said.", ("endpoint", "status"), self.cache)
-        yield _counter("headgate_degraded", "Lesser answers given.", ("endpoint", "step"), self.degraded)
+        labels = ("endpoint", "step", "trigger")
+        yield _counter("headgate_degraded", "Lesser answers given.", labels, self.degraded)
         yield _counter("headgate_grpc", "gRPC calls by their status.", ("endpoint", "status"), self.grpc)
         pools: Counter[tuple[str, str]] = Counter()
         for (endpoint, _), series in self.series.items():

@@ -14,6 +14,7 @@ from gateway.filters.degrade import Degrade, Respond, Step
 from gateway.filters.importance import Importance
 from gateway.filters.release import Release
 from gateway.filters.send import Send
+from gateway.filters.slo import Slo
 from gateway.filters.throttle import Throttle
 
 PAGE = """\
@@ -83,6 +84,19 @@ def verbs(folder: Path, line: str) -> list[object]:
                 )
             ],
         ),
+        ("degrade: never", [Degrade(never=True)]),
+        (
+            "degrade: {calm: 1m, steps: [{predict: {label: 0, probabilities: [0.1, 0.9]}}]}",
+            [
+                Degrade(
+                    (Step(predict={"label": ("0",), "probabilities": ("0.1", "0.9")}),), calm=Duration(60.0)
+                )
+            ],
+        ),
+        (
+            "slo: {latency: 300ms, ratio: 99%, window: 5m}",
+            [Slo(Duration(0.3), Ratio(0.99), Duration(300.0))],
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -104,6 +118,12 @@ def test_a_verb_is_read_as_a_user_would_guess(tmp_path: Path, line: str, expecte
         ("degrade: digits-lit", "digits-lite"),
         ("degrade: {steps: [{pool: digits-lite, stale: 1m}]}", "exactly one of"),
         ("degrade: {when: [timeout]}", "steps"),
+        ("degrade: {never: true, to: digits-lite}", "never"),
+        ("degrade: {steps: [{predict: {}}]}", "predict"),
+        ("degrade: {steps: [{stale: 1m}], calm: 0s}", "above zero"),
+        ("degrade: {steps: [{stale: 1m}], when: [slo_burn]}", "expected `slo` on digits"),
+        ("slo: {ratio: 100%}", "99%"),
+        ("slo: {burn: 0x}", "burn"),
         ("importance: vip", "critical"),
     ],
 )
