@@ -12,7 +12,7 @@ share is its choice of `scope`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -44,16 +44,44 @@ def canonical_key(request: InferRequest, model: str, version: str, scope: bytes)
     model and version: those that will answer, not those asked for. scope: whom the answer may be shared with
     (a principal, a tenant, or b"" for everybody), and the digest of whatever configuration shapes the answer.
     """
-    parts = [model.encode(), version.encode(), scope, request.signature.encode()]
-    tensors = request.inputs
+    tensors: Sequence[Tensor] = request.inputs
     if len(tensors) > 1:
-        tensors = tuple(sorted(tensors, key=_name))
+        tensors = sorted(tensors, key=_name)
+    digest = blake2b(about(request, tensors, model, version, scope), digest_size=KEY_BYTES)
     for tensor in tensors:
+        for part in content(tensor):
+            digest.update(b"%d:" % len(part))
+            digest.update(part)
+    return digest.digest()
+
+
+def about(
+    request: InferRequest,
+    tensors: Sequence[Tensor],
+    model: str,
+    version: str,
+    scope: bytes,
+    *,
+    rows: bool = False,
+) -> bytes:
+    """Return everything that a key depends on but the tensors' contents.
+
+    tensors: the inputs, by name. rows: the key is of one row, so how many there are is left out.
+    """
+    parts = [
+        b"row" if rows else b"batch",
+        model.encode(),
+        version.encode(),
+        scope,
+        request.signature.encode(),
+    ]
+    parts.append(b"%d" % len(tensors))
+    for tensor in tensors:
+        shape = tensor.shape[1:] if rows else tensor.shape
         parts.append(tensor.name.encode())
         parts.append(tensor.dtype.encode())
-        parts.append(b"%d" % len(tensor.shape))
-        parts += [b"%d" % dim for dim in tensor.shape]
-        parts += _content(tensor)
+        parts.append(b"%d" % len(shape))
+        parts += [b"%d" % dim for dim in shape]
         parts.append(_settings(tensor.params))
     parts.append(_settings(request.params))
     if request.outputs is None:
@@ -61,15 +89,15 @@ def canonical_key(request: InferRequest, model: str, version: str, scope: bytes)
     else:
         parts.append(b"some")
         parts += sorted({name.encode() for name in request.outputs})
-    digest = blake2b(b"".join([b"%d:%b" % (len(part), part) for part in parts]), digest_size=KEY_BYTES)
-    return digest.digest()
+    return b"%d " % len(parts) + b"".join([b"%d:%b" % (len(part), part) for part in parts])
 
 
 def _name(tensor: Tensor) -> str:
     return tensor.name
 
 
-def _content(tensor: Tensor) -> list[bytes]:
+def content(tensor: Tensor) -> list[bytes]:
+    """Return what a tensor holds, one string of bytes for numbers, each of its own for byte strings."""
     data = tensor.data
     if isinstance(data, list):
         return data

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from gateway.config.kind import REQUIRED, setting
 from gateway.config.units import Duration, Size
@@ -37,12 +37,26 @@ from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.metadata import Signature
 from gateway.dialects.tensors import InferRequest, rows
 from gateway.filters.cache_questions import Question, Questions
+from gateway.filters.cache_rows import RowCache
+from gateway.filters.cache_terms import (
+    BY_REQUEST,
+    BYPASS,
+    COLLAPSED,
+    HIT,
+    MISS,
+    NOT_KEPT,
+    STALE,
+    STORED,
+    Wish,
+    allowed,
+    wish_of,
+)
 from gateway.governance.flights import Role
 from gateway.governance.freshness import State
-from gateway.http.message import Headers, Request, Response, find, find_all
+from gateway.http.message import Response
 from gateway.pipeline.answers import Kept, Landed, Waiter, Windows, tag
 from gateway.pipeline.context import Context, Slot, Stale
-from gateway.pipeline.errors import Refusal
+from gateway.pipeline.errors import GatewayError, Refusal
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
 from gateway.pipeline.forward import without_body_fields
 from gateway.pipeline.pool import Pool
@@ -50,26 +64,6 @@ from gateway.pipeline.prediction import is_prediction, read_prediction
 from gateway.pipeline.promise import Eventual, Promise
 
 Verdict = Response | Refusal | None
-
-HIT: Final = b"headgate; hit"
-MISS: Final = b"headgate; fwd=miss"
-STALE: Final = b"headgate; fwd=stale"
-BYPASS: Final = b"headgate; fwd=bypass"  # never looked up
-BY_REQUEST: Final = b"headgate; fwd=request"  # the client's Cache-Control
-STORED: Final = b"; stored"
-COLLAPSED: Final = b"; collapsed"
-
-_NOT_KEPT: Final = frozenset(
-    (
-        b"age",
-        b"cache-status",
-        b"content-length",
-        b"ratelimit",
-        b"ratelimit-policy",
-        b"x-request-id",
-        b"retry-after",
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +84,9 @@ class Cache:
     )
     max_rows: int | None = setting(
         None, "larger predictions are neither looked up nor kept", "rows", example=64, at_least=1
+    )
+    rows: bool = setting(
+        False, "keep predictions row by row: the model computes each row of a batch by itself", example=True
     )
     size: Size = setting(Size(1024 * 1024), "larger answers are not kept", example="1MiB", at_least=1)
 
@@ -130,6 +127,7 @@ class CacheFilter(Filter):
         self._tags = (tag("endpoint", parts.endpoint), tag("model", parts.model))
         self._part: Slot[Part] = Slot()
         self._questions = Questions()
+        self._rows = RowCache(parts, self._windows, self._size, self._tags) if cache.rows else None
 
     # Before the attempt
 
@@ -147,7 +145,7 @@ class CacheFilter(Filter):
         asked = self._questions.find(digest, signature) if digest else None
         if asked is None:
             return self._read(ctx, digest, signature)
-        return self._look_up(ctx, asked.infer, asked.key, _wish(ctx.request))
+        return self._look_up(ctx, asked.infer, asked.key, wish_of(ctx.request))
 
     def _read(self, ctx: Context, digest: bytes, signature: Signature | None) -> Eventual[Verdict]:
         infer = read_prediction(ctx, self._signatures)
@@ -165,7 +163,7 @@ class CacheFilter(Filter):
             return None
         if isinstance(infer, Refusal):  # not ours to refuse: whoever must read it will
             return self._go_on(ctx, BYPASS)
-        wish = _wish(ctx.request)
+        wish = wish_of(ctx.request)
         if wish.no_store or not cacheable(infer) or (self._max_rows and rows(infer) > self._max_rows):
             return self._go_on(ctx, BY_REQUEST if wish.no_store else BYPASS)
         if ctx.other_arms and not wish.no_cache:
@@ -178,6 +176,10 @@ class CacheFilter(Filter):
     def _look_up(self, ctx: Context, infer: InferRequest, key: bytes, wish: Wish) -> Eventual[Verdict]:
         if wish.no_store:
             return self._go_on(ctx, BY_REQUEST)
+        if self._rows is not None and self._rows.takes(ctx, infer):
+            scope = self._endpoint + b"\0" + self._subject(ctx)
+            verdict = self._rows.look(ctx, infer, self._where(ctx), scope, wish)
+            return self._noted(ctx, verdict)
         part = Part(key, infer, ctx.pool, self._clock.wall())
         if wish.no_cache:
             return self._fetch(ctx, part, BY_REQUEST)
@@ -322,6 +324,8 @@ class CacheFilter(Filter):
 
     def on_response(self, ctx: Context, response: Response) -> Response:
         """Keep and share a new answer; say what the cache had to do with it."""
+        if self._rows is not None:
+            response = self._rows.on_response(ctx, response)
         part = self._part.get(ctx)
         if part is not None and part.leads and not part.answered:
             self._conclude(ctx, part, response)
@@ -348,13 +352,13 @@ class CacheFilter(Filter):
         """Return the answer as it is kept, None when it must not be."""
         if response.status != 200 or response.body is None or len(response.body) > self._size:
             return None
-        windows = _allowed(response.headers, self._windows)
+        windows = allowed(response.headers, self._windows)
         if windows is None or ctx.dialect is None:
             return None
         return Kept(
             ctx.now,
             windows,
-            [field for field in response.headers if field[0] not in _NOT_KEPT],
+            [field for field in response.headers if field[0] not in NOT_KEPT],
             response.body,
             dialect=ctx.dialect.name,
             style=part.infer.style,
@@ -364,73 +368,34 @@ class CacheFilter(Filter):
 
     def on_done(self, ctx: Context) -> None:
         """Leave the flight: who waits for us must not wait in vain."""
+        if self._rows is not None:
+            self._rows.leave(ctx)
         part = self._part.get(ctx)
         if part is not None and not part.answered:
             part.answered = True
             self._answers.leave(part.key, part.waiter)
 
+    def _noted(self, ctx: Context, verdict: Eventual[Verdict]) -> Eventual[Verdict]:
+        if ctx.trail is not None and not isinstance(verdict, Promise):
+            self._note(ctx, ctx.cache_status)
+        return verdict
+
+    def on_error(self, ctx: Context, error: GatewayError) -> Response | Pool | None:
+        """Another pool is to be asked the whole question: rows of two models make no answer."""
+        if self._rows is not None:
+            self._rows.whole_again(ctx)
+        return None
+
+    def on_refusal(self, ctx: Context, refusal: Refusal) -> Response | Pool | None:
+        """The same."""
+        if self._rows is not None:
+            self._rows.whole_again(ctx)
+        return None
+
     def _note(self, ctx: Context, status: bytes) -> None:
         if ctx.trail is not None:
             numbers = {"scope": self._rule.value.scope, "version": ctx.version}
             ctx.note(self.name, status.decode("ascii"), self._rule.policy, self._rule.origin, numbers)
-
-
-# What Cache-Control asks
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a client's Cache-Control asks of us."""
-
-    no_store: bool = False
-    no_cache: bool = False
-    max_age: float | None = None
-
-
-_NO_WISH: Final = Wish()
-
-
-def _wish(request: Request) -> Wish:
-    if request.header(b"cache-control") is None:
-        return _NO_WISH
-    said = _directives(request.headers)
-    return Wish(b"no-store" in said, b"no-cache" in said, _seconds(said.get(b"max-age")))
-
-
-def _allowed(headers: Headers, windows: Windows) -> Windows | None:
-    """Return for how long the instance lets its answer be kept, None for not at all."""
-    if find(headers, b"set-cookie") is not None or _varies(headers):
-        return None
-    encoding = find(headers, b"content-encoding")
-    if encoding is not None and encoding.strip().lower() != b"identity":
-        return None
-    if find(headers, b"cache-control") is None:
-        return windows
-    said = _directives(headers)
-    if not said.keys().isdisjoint((b"no-store", b"private", b"no-cache")):
-        return None
-    most = _seconds(said.get(b"s-maxage", said.get(b"max-age")))
-    if most is None or most >= windows.ttl:
-        return windows
-    return None if most <= 0 else Windows(most, windows.stale_while_revalidate, windows.stale_if_error)
-
-
-def _varies(headers: Headers) -> bool:
-    """Whether the answer depends on fields that the key doesn't hold."""
-    names = b",".join(find_all(headers, b"vary")).lower().split(b",")
-    return any(name.strip() not in (b"", b"accept-encoding", b"content-type") for name in names)
-
-
-def _directives(headers: Headers) -> dict[bytes, bytes]:
-    said: dict[bytes, bytes] = {}
-    for directive in b",".join(find_all(headers, b"cache-control")).split(b","):
-        name, _, value = directive.partition(b"=")
-        said[name.strip().lower()] = value.strip().strip(b'"')
-    return said
-
-
-def _seconds(text: bytes | None) -> float | None:
-    return float(text) if text is not None and text.isdigit() else None
 
 
 # Rendering

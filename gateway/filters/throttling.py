@@ -25,7 +25,7 @@ from gateway.pipeline.errors import Refusal
 from gateway.pipeline.filter import Parts
 from gateway.pipeline.moments import Filter
 from gateway.pipeline.ports import Claim, Grant, Principal, StoreUnavailable
-from gateway.pipeline.prediction import is_prediction, read_prediction
+from gateway.pipeline.prediction import ROWS_KEPT, is_prediction, read_prediction
 from gateway.pipeline.promise import Eventual, Promise
 
 Verdict: TypeAlias = Response | Refusal | None
@@ -326,6 +326,10 @@ class RowsThrottle(Throttling):
         spent = self._spent.get(ctx)
         if spent is not None and not ctx.attempts:
             spent.give_back(ctx.now)
+        elif spent is not None:
+            kept = ROWS_KEPT.get(ctx)
+            if kept:
+                spent.charge("rows", -float(kept), ctx.now)
         super().on_done(ctx)
 
     def _charge(self, ctx: Context, infer: InferRequest | Refusal) -> Eventual[Verdict]:

@@ -16,10 +16,13 @@ from gateway.dialects.protocol import Operation
 from gateway.dialects.tensors import InferRequest
 from gateway.http.codings import READABLE, BadCoding, TooMuch, UnknownCoding, decoded
 from gateway.http.message import find_all
-from gateway.pipeline.context import Context
+from gateway.pipeline.context import Context, Slot
 from gateway.pipeline.errors import Refusal
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.promise import Eventual, Promise
+
+ROWS_KEPT: Slot[int] = Slot()
+"""Rows of this prediction that the cache answered, where the others went to an instance."""
 
 
 class Signatures(Protocol):
