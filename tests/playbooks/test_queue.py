@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gateway.http.message import Request, Response
 from gateway.pipeline.context import Context
@@ -224,3 +227,74 @@ def test_a_retry_waits_like_a_first_try() -> None:
     assert crowd.sent == ["/1/a", "/1/b", "/1/a"]
     crowd.answered(2)
     assert [crowd.status(0), crowd.status(1)] == [200, 200]
+
+
+class Full(RuleBasedStateMachine):
+    """Requests come, are answered, fail, leave and grow late in any order: two at once, three may wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.crowd = Crowd(limit=2, queue=Queue(size=3, wait=0.5), timeout=1.0, retry=Retry(attempts=1))
+        self.over: set[int] = set()
+
+    def under_way(self, chosen: int) -> int | None:
+        calls = self.crowd.stage.calls
+        running = [n for n, call in enumerate(calls) if n not in self.over and not call.cancelled]
+        return running[chosen % len(running)] if running else None
+
+    @rule(
+        importance=st.integers(0, 2), tenant=st.sampled_from("abc"), method=st.sampled_from([b"GET", b"POST"])
+    )
+    def come(self, importance: int, tenant: str, method: bytes) -> None:
+        self.crowd.come(f"/{importance}/{tenant}", method)
+
+    @rule(chosen=st.integers(0, 9), status=st.sampled_from([200, 200, 503]))
+    def answer(self, chosen: int, status: int) -> None:
+        call = self.under_way(chosen)
+        if call is not None:
+            self.over.add(call)
+            self.crowd.answered(call, status)
+
+    @rule(chosen=st.integers(0, 9))
+    def reset(self, chosen: int) -> None:
+        call = self.under_way(chosen)
+        if call is not None:
+            self.over.add(call)
+            self.crowd.stage.calls[call].sink.on_error(UpstreamReset("reset"))
+
+    @rule(chosen=st.integers(0, 99))
+    def leave(self, chosen: int) -> None:
+        if self.crowd.exchanges:
+            self.crowd.exchanges[chosen % len(self.crowd.exchanges)].on_client_gone()
+
+    @rule(seconds=st.sampled_from([0.01, 0.06, 0.6]))
+    def pass_time(self, seconds: float) -> None:
+        self.crowd.sweep(seconds)
+
+    @invariant()
+    def nobody_waits_for_a_free_place(self) -> None:
+        pool = self.crowd.pool
+        assert pool.in_flight <= 2
+        if pool.queue is not None:
+            assert pool.queue.size <= 3
+            assert pool.queue.size == 0 or pool.in_flight == 2
+            assert self.crowd.stage.timers.live >= (pool.queue.size > 0)
+
+    @invariant()
+    def calls_and_permits_agree(self) -> None:
+        assert self.crowd.pool.in_flight == sum(one.in_flight for one in self.crowd.pool.members.instances)
+        assert self.crowd.stage.bugs == []
+
+    def teardown(self) -> None:
+        for exchange in self.crowd.exchanges:
+            exchange.on_client_gone()
+        pool = self.crowd.pool
+        assert pool.in_flight == 0
+        assert pool.queue is None or pool.queue.size == 0
+        assert self.crowd.stage.timers.live == 0
+        assert self.crowd.stage.gateway.pressure.in_flight == 0
+        assert len(self.crowd.stage.done) == len(self.crowd.exchanges)
+
+
+TestFull = Full.TestCase
+TestFull.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
