@@ -320,7 +320,11 @@ class _Checker:
 
     def verbs(self) -> Iterator[Problem]:
         """Each verb's own rules, and the names it speaks of at every endpoint where it holds."""
-        for _, placed, endpoints in self.placed_verbs():
+        for verb, placed, endpoints in self.placed_verbs():
+            guard = self.kinds[verb].allowed_by if verb in self.kinds else ""
+            if guard and getattr(self.schema.limits, guard) != "allowed":
+                message = f"expected `limits: {{{guard}: allowed}}` before any {verb}"
+                yield self.at(placed.origin.path, message)
             if isinstance(placed.value, Checking):
                 for message in placed.value.check():
                     yield self.at(placed.origin.path, message)

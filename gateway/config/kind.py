@@ -193,6 +193,7 @@ class Kind(Generic[C]):
     scope: `request` verbs become filters, `pool` verbs are properties of pools. accumulates: all that apply
     are kept (throttle), otherwise the most specific wins. on_pool: None means exactly the pool verbs.
     for_models: it reads predictions, so it means nothing on an endpoint without `model:`.
+    allowed_by: the field of `limits` that must say `allowed` before it may be written anywhere.
     by_principal: may be bound to principals, plans or tenants (authenticate may not: nobody is known yet).
     Filters subclass it to add `build`.
     """
@@ -207,6 +208,7 @@ class Kind(Generic[C]):
     on_pool: bool | None = None
     by_principal: bool = True
     for_models: bool = False
+    allowed_by: str = ""
 
     def may_stand_on(self, place: Place) -> bool:
         """Whether YAML may write the verb there."""

@@ -336,6 +336,9 @@ class Limits:
     underscores: Literal["reject", "pass"] = setting(
         "reject", "header names with an underscore, which some servers confuse with a hyphen"
     )
+    faults: Literal["refused", "allowed"] = setting(
+        "refused", "whether the verb `fault` may be written: errors and delays on purpose", example="allowed"
+    )
     trusted_proxies: tuple[Network, ...] = setting(
         (), "networks whose X-Forwarded-* and Forwarded are believed", example="[10.0.0.0/8]"
     )

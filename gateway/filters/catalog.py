@@ -19,6 +19,7 @@
     cache                 keyed by the version that was chosen
     degrade               beforehand: where the ladder stands
     mirror                what goes to an instance may be copied to another pool
+    fault                 delays and errors on purpose, in place of an instance's
 
 A new verb is a file with a `KIND` and one line here.
 """
@@ -39,6 +40,7 @@ from gateway.filters import (
     cors,
     debug,
     degrade,
+    fault,
     headers,
     importance,
     mirror,
@@ -79,6 +81,7 @@ PLACES: Mapping[str, int] = {
     "describe": 88,
     "cache": 90,
     "mirror": 92,
+    "fault": 93,
 }
 
 FILTER_KINDS: tuple[FilterKind[Any], ...] = (
@@ -100,6 +103,7 @@ FILTER_KINDS: tuple[FilterKind[Any], ...] = (
     degrade.KIND,
     cache.KIND,
     mirror.KIND,
+    fault.KIND,
 )
 
 KINDS: tuple[Kind[Any], ...] = (*FILTER_KINDS, *POOL_KINDS)

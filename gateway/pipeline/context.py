@@ -100,6 +100,7 @@ class Context:
         "dry",
         "endpoint",
         "error",
+        "fault",
         "finished",
         "first_byte",
         "forwarded",
@@ -182,6 +183,7 @@ class Context:
         self.tries: list[Tried] | None = None  # tries: None where the first one answered
         self.upstream_seconds: float = 0.0  # attempt: until the head, summed over attempts
         self.upgrade: bytes = b""  # upgrade: the protocol that client and instance may go on in
+        self.fault: str = ""  # fault: what was injected
         self.answered_by: str = ""  # exchange: the filter that answered or refused, "" = upstream
         self.refusal: Refusal | None = None  # exchange
         # policies with `enforce: false` that would refuse, and codes

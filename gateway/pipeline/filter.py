@@ -13,7 +13,7 @@ from gateway.config.kind import Kind
 from gateway.config.resolve import Who
 from gateway.config.schema import Failure, IssuerConfig
 from gateway.pipeline.moments import Filter as Filter  # found here, too
-from gateway.pipeline.ports import BlobStore, Clock, CounterStore, Ids, KeySource, Principal
+from gateway.pipeline.ports import BlobStore, Clock, CounterStore, Ids, KeySource, Principal, Timers
 
 if TYPE_CHECKING:  # a pool is built before the filters that name it: a type alone here
     from gateway.pipeline.answers import AnswerStore
@@ -87,6 +87,7 @@ class Parts:
     gateways: Callable[[], int]
     on_store_failure: Failure = "local"  # of throttles that don't say
     mirrors: Mirrors | None = None  # None: nothing is mirrored here
+    timers: Timers | None = None  # None: nothing waits here
     releases: Releases | None = None  # None: every filter has releases of its own
 
 

@@ -24,7 +24,7 @@ from gateway.pipeline.filter import EVERYBODY, Filter, FilterKind, Parts, Rule
 from gateway.pipeline.mirroring import Mirrors
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.pool_verbs import PoolSettings
-from gateway.pipeline.ports import BlobStore, Clock, CounterStore, Ids, KeySource, Principal
+from gateway.pipeline.ports import BlobStore, Clock, CounterStore, Ids, KeySource, Principal, Timers
 from gateway.pipeline.prediction import Signatures
 from gateway.pipeline.pressure import Pressure
 from gateway.pipeline.releases import Releases
@@ -48,6 +48,7 @@ class Ports:
     gateways: Callable[[], int]
     traces: bool = False  # whether spans leave: decided at the start
     mirrors: Mirrors | None = None
+    timers: Timers | None = None
     releases: Releases | None = None
 
 
@@ -208,6 +209,7 @@ def _endpoint(
         gateways=ports.gateways,
         on_store_failure=schema.stores.on_store_failure,
         mirrors=ports.mirrors,
+        timers=ports.timers,
         releases=ports.releases,
     )
     filters: list[Filter] = []

@@ -237,6 +237,7 @@ class Worker:
             gateways=_alone if self._link is None else self._link.count,
             traces=bool(schema.telemetry.otlp),
             mirrors=Mirrors(self.gateway),
+            timers=self.gateway.timers,
         )
 
     async def _open_redis(self, store: Store, use: str) -> RedisClient:

@@ -270,6 +270,8 @@ def record(ctx: Context | Unread, epoch: float) -> dict[str, object]:
     if ctx.degraded:
         line["degraded"] = ctx.degraded
         line["degraded_by"] = ctx.degraded_by
+    if ctx.fault:
+        line["fault"] = ctx.fault
     if ctx.refusal is not None:
         line["reason"] = ctx.refusal.code
         line["policy"] = ctx.refusal.policy

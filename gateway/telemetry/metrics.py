@@ -54,6 +54,7 @@ class Metrics:
         self.errors: dict[tuple[str, str], int] = {}  # endpoint, code
         self.cache: dict[tuple[str, str], int] = {}  # endpoint, status
         self.degraded: dict[tuple[str, str, str], int] = {}  # endpoint, step, trigger
+        self.faults: dict[tuple[str, str], int] = {}  # endpoint, fault
         self.grpc: dict[tuple[str, str], int] = {}  # endpoint, status
         self.retries: dict[tuple[str, str], int] = {}  # pool, cause
         self.failed_tries: dict[tuple[str, str], int] = {}  # pool, cause
@@ -94,6 +95,8 @@ class Metrics:
             _count(self.cache, (endpoint, ctx.cache_status.decode("latin-1")))
         if ctx.degraded:
             _count(self.degraded, (endpoint, ctx.degraded, ctx.degraded_by))
+        if ctx.fault:
+            _count(self.faults, (endpoint, ctx.fault))
         if ctx.grpc_status >= 0:
             _count(self.grpc, (endpoint, Status(ctx.grpc_status).name))
 
@@ -131,6 +134,7 @@ class Metrics:
         yield _counter("headgate_cache", "What the cache said.", ("endpoint", "status"), self.cache)
         labels = ("endpoint", "step", "trigger")
         yield _counter("headgate_degraded", "Lesser answers given.", labels, self.degraded)
+        yield _counter("headgate_faults", "Faults injected.", ("endpoint", "fault"), self.faults)
         yield _counter("headgate_grpc", "gRPC calls by their status.", ("endpoint", "status"), self.grpc)
         pools: Counter[tuple[str, str]] = Counter()
         for (endpoint, _), series in self.series.items():

@@ -285,6 +285,7 @@ class Traffic:
             signatures=Told(),
             pressure=Pressure(),
             gateways=lambda: gateways,
+            timers=self.timers,
         )
         self.filters: list[Filter] = []
         self.who: Principal | None = None
