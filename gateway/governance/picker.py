@@ -151,7 +151,17 @@ class LeastCost(_Scan[C]):
     only when what is left of the pool is worse.
     """
 
-    __slots__ = ("_far", "_home", "_likely", "_median", "_refresh_at", "_rng", "_scale", "_slow_start")
+    __slots__ = (
+        "_far",
+        "_home",
+        "_likely",
+        "_median",
+        "_refresh_at",
+        "_reporting",
+        "_rng",
+        "_scale",
+        "_slow_start",
+    )
 
     def __init__(
         self,
@@ -171,6 +181,7 @@ class LeastCost(_Scan[C]):
         self._rng = rng
         self._refresh_at = -inf
         self._median = 1.0
+        self._reporting = False
         self._scale: list[tuple[C, Ewma, float]] = []
         self._likely = self._scale  # those that were usable at the last refresh
 
@@ -183,6 +194,24 @@ class LeastCost(_Scan[C]):
         if len(self._likely) == 1:  # nobody to compare it with
             only = self._likely[0][0]
             return only if only.usable(now) else self._cheapest(now, tried)
+        if self._reporting:
+            return self._pick_reported(now, tried)
+        best: C | None = None
+        least = inf
+        ties = 0
+        median = self._median
+        for member, latency, scale in self._likely:
+            cost = (latency.value or median) * (member.in_flight + 1) * scale
+            if cost < least:
+                best, least, ties = member, cost, 1
+            elif cost == least:
+                ties += 1
+        if ties == 1 and best is not None and best.usable(now):
+            return best
+        return self._cheapest(now, tried)
+
+    def _pick_reported(self, now: float, tried: Sequence[C]) -> C | None:
+        """The same where some report their load: reading it costs a fourth more at a hundred instances."""
         best: C | None = None
         least = inf
         ties = 0
@@ -193,9 +222,7 @@ class LeastCost(_Scan[C]):
                 best, least, ties = member, cost, 1
             elif cost == least:
                 ties += 1
-        if ties == 1 and best is not None and best.usable(now):
-            return best
-        return self._cheapest(now, tried)
+        return best if ties == 1 and best is not None and best.usable(now) else self._cheapest(now, tried)
 
     def pick_warm(self, warm: Mapping[int, float], worth: float, now: float, tried: Sequence[C]) -> C | None:
         """Choose the cheapest where some have what the request needs (a prefix, a session, an adapter).
@@ -245,6 +272,7 @@ class LeastCost(_Scan[C]):
     def _refresh(self, now: float) -> None:
         self._refresh_at = now + REFRESH
         self._median = _relax(self._members, self._median, now)
+        self._reporting = any([member.elsewhere for member in self._members])
         self._scale = [(m, m.latency, self._factor(m, now) / m.weight) for m in self._members if m.weight > 0]
         self._likely = [row for row in self._scale if row[0].usable(now)]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from loadtests.sims.report import Report
 
-NAMES = ("release", "predictions", "overload", "fairness", "balancing", "ejection")
+NAMES = ("release", "predictions", "overload", "fairness", "balancing", "ejection", "retries", "leases")
 OUT = Path(__file__).parents[1] / "out" / "sims"
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.governance.ewma import Ewma
 from gateway.governance.picker import LeastCost, RoundRobin, TwoChoices
+from gateway.pipeline.pool import HEEDED, UNUSUAL
 from loadtests.sims.report import Cell, Report, Target
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class View:
         "key",
         "latency",
         "since",
+        "usually",
         "weight",
         "zone",
     )
@@ -81,7 +83,8 @@ class View:
     def __init__(self, instance: Instance, key: int) -> None:
         self.instance = instance
         self.in_flight = 0
-        self.elsewhere = 0
+        self.elsewhere = 0.0
+        self.usually = 0.0
         self.doubted_until = 0.0
         self.weight = 1
         self.latency = Ewma()
@@ -251,7 +254,9 @@ def simulate(scenario: Scenario, law: Law, seed: int) -> Result:
         one.calls -= 1
         one.busy -= 1
         if law is _least_reported:
-            view.elsewhere = one.calls - view.in_flight
+            beyond = one.calls - view.in_flight
+            view.usually += UNUSUAL * (beyond - view.usually)
+            view.elsewhere = max(-0.5, HEEDED * (beyond - view.usually))
         if failed[call]:
             view.latency.record_error(took[call], now)
         else:
@@ -304,9 +309,7 @@ def run() -> Report:
         rows,
         (
             Target("p99 over the oracle's, worst of the tuned", max(over[n] for n in TUNED), "<=", 1.15),
-            Target(
-                "worst of those held out (1.3 is not reached)", max(over[n] for n in HELD_OUT), "<=", 1.45
-            ),
+            Target("worst of those held out", max(over[n] for n in HELD_OUT), "<=", 1.3),
             Target("share of the traffic to an instance that fails in 2 ms", share, "<=", 0.01),
         ),
         lambda axes: _draw(axes, rows),

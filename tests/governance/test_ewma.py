@@ -33,7 +33,7 @@ def test_a_quiet_instance_is_forgotten_by_time():
     ewma = Ewma(tau=10)
     ewma.record(1.0, 0)
     ewma.record(0.1, 10)
-    assert ewma.value == pytest.approx(0.1 + 0.9 * exp(-1))
+    assert ewma.value == pytest.approx(0.1 * 10 ** exp(-1))
 
 
 def test_a_busy_instance_is_forgotten_by_calls():
@@ -41,7 +41,7 @@ def test_a_busy_instance_is_forgotten_by_calls():
     ewma.record(1.0, 0)
     for i in range(1, 21):
         ewma.record(0.1, i * 0.001)
-    assert ewma.value == pytest.approx(0.1 + 0.9 * 0.95**20)
+    assert ewma.value == pytest.approx(0.1 * 10 ** (0.92**20))
 
 
 def test_a_failure_counts_as_the_penalty_at_once_however_quick_it_was():
