@@ -12,7 +12,7 @@ COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(NATIVE)/lib:$(CURDIR)
 TWIN := $(addprefix tests/,http governance pipeline playbooks filters stores/test_memory.py telemetry server upstream \
 	conformance runtime/test_form.py $(addprefix integration/test_,attempts.py compressed.py grpc.py http2.py \
 	proxies_in_front.py streaming.py websocket.py))
-SOURCES := $(shell find gateway backends build_tools -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
+SOURCES := $(shell find gateway backends -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check services native peers bench load fuzz chaos soak asan generated clean test-peers
@@ -95,7 +95,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 $(NATIVE)/.built: pyproject.toml setup.py $(SOURCES) | $(VENV)/.test
 	@echo "compiling the hot modules into $(NATIVE)"
 	@rm -rf $(NATIVE) && mkdir -p $(NATIVE)/src
-	@cp -R gateway backends build_tools setup.py pyproject.toml README.md LICENSE MANIFEST.in $(NATIVE)/src/
+	@cp -R gateway backends setup.py pyproject.toml README.md LICENSE MANIFEST.in $(NATIVE)/src/
 	@HEADGATE_NATIVE=1 $(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --wheel-dir $(NATIVE) $(NATIVE)/src
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(NATIVE)/lib $(NATIVE)/headgate-*.whl
 	@touch $@

@@ -16,7 +16,6 @@ RUN apt-get update \
  && python3 -m venv /opt/headgate
 WORKDIR /src
 COPY constraints.txt pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
-COPY build_tools build_tools
 COPY gateway gateway
 COPY backends backends
 RUN HEADGATE_NATIVE=0 /opt/headgate/bin/pip install -c constraints.txt . onnxruntime-gpu==1.23.2

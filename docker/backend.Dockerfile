@@ -8,7 +8,6 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/headgate
 WORKDIR /src
 COPY constraints.txt pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
-COPY build_tools build_tools
 COPY gateway gateway
 COPY backends backends
 RUN HEADGATE_NATIVE=0 /opt/headgate/bin/pip install -c constraints.txt '.[serve]'

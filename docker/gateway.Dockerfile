@@ -11,7 +11,6 @@ RUN apt-get update \
 RUN python -m venv /opt/headgate
 WORKDIR /src
 COPY constraints.txt pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
-COPY build_tools build_tools
 COPY gateway gateway
 COPY backends backends
 # The compiled form, or no image: HEADGATE_NATIVE=0 builds the pure one.

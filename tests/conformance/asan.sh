@@ -14,7 +14,7 @@ fi
 echo "compiling with AddressSanitizer into $build"
 rm -rf "$build" && mkdir -p "$build/src"
 cd "$root"
-git ls-files -z gateway backends setup.py pyproject.toml README.md LICENSE MANIFEST.in build_tools |
+git ls-files -z gateway backends setup.py pyproject.toml README.md LICENSE MANIFEST.in |
     xargs -0 cp --parents -t "$build/src"
 CFLAGS="-fsanitize=address -fno-omit-frame-pointer -g -O1" LDFLAGS="-fsanitize=address" HEADGATE_NATIVE=1 \
     "$python" -m pip wheel --disable-pip-version-check --quiet --no-deps --wheel-dir "$build" "$build/src"
