@@ -218,7 +218,7 @@ class Store:
     )
     password: Secret | None = setting(None, "Redis's password", example="${env:REDIS_PASSWORD}")
     timeout: Duration = setting(
-        Duration(0.1), "after this the store counts as failed", example="100ms", at_least=0.001
+        Duration(0.09), "after this the store counts as failed", example="90ms", at_least=0.001
     )
     size: Size = setting(Size(64 * _MIB), "bound of what memory keeps", example="64MiB")
 

@@ -56,7 +56,8 @@ from gateway.server.timers import SweptTimers
 from gateway.server.tls import TlsUnusable
 from gateway.stores.memory import MemoryCounters
 from gateway.stores.redis import Address as RedisAddress
-from gateway.stores.redis import RedisBlobs, RedisClient, RedisCounters
+from gateway.stores.redis import RedisBlobs, RedisClient
+from gateway.stores.redis_leases import LeasedRedisCounters
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream.asking import make_session
 from gateway.upstream.health import HealthChecks
@@ -217,7 +218,11 @@ class Worker:
         if self._link is not None and schema.stores.counters.in_memory:
             counters = self._link.open_counters(schema.stores.counters.timeout)
         if not schema.stores.counters.in_memory:
-            counters = RedisCounters(await self._open_redis(schema.stores.counters, "counters"))
+            redis = await self._open_redis(schema.stores.counters, "counters")
+            loop = asyncio.get_running_loop()
+            leased = LeasedRedisCounters(redis, loop, os.urandom(6).hex().encode(), self._clock.now)
+            self._stack.callback(leased.close)
+            counters = leased
         blobs: BlobStore | None = None
         if not schema.stores.cache.in_memory:
             blobs = RedisBlobs(await self._open_redis(schema.stores.cache, "cache"))

@@ -191,7 +191,7 @@ class LeasedCounters:
             self._timer = self._loop.call_later(TICK, self._tick)
 
     def _give_up(self, now: float) -> None:
-        while self._sent and now - self._sent[0].sent >= self._timeout:
+        while self._sent and now - self._sent[0].sent >= self._timeout - TICK:
             self.is_silent = True
             sent = self._sent.popleft()
             if len(self._late) < LATE:

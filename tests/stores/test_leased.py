@@ -98,7 +98,7 @@ async def test_a_silent_lender_costs_the_timeout_once_and_then_nothing() -> None
     started = desk.loop.time()
     with pytest.raises(StoreUnavailable):
         await desk.ask(claim())
-    assert 0.05 <= desk.loop.time() - started < 1.0
+    assert 0.03 <= desk.loop.time() - started < 1.0  # a tick early rather than a tick late
     refused = desk.store.take((claim(),), desk.loop.time())
     assert isinstance(refused, Promise)
     assert refused.done
