@@ -3,6 +3,8 @@
     GET    /healthz /readyz /metrics            open
     GET    /config /policies /endpoints /pools /instances   what runs (ETag: the policies' digest)
     GET    /workers                             the processes that serve
+    GET    /releases                            releases, and what the judge made of them
+    POST   /releases/{name}/{act}               act: promote, rollback, pause, resume
     POST   /reload                              read the policy folder again; If-Match as a guard
     POST   /explain                             decide one request without sending it or spending anything
     DELETE /cache?endpoint=…                    purge cached answers
@@ -30,6 +32,7 @@ from gateway.admin.registry import DEFAULT_TTL, RegistryRoutes
 from gateway.config.secret import Secret
 from gateway.discovery.local import LocalRegistry
 from gateway.discovery.registry import RegistryStatus
+from gateway.governance.ramp import Impossible
 from gateway.pipeline.snapshot import Snapshot
 
 BODY_LIMIT = 16 * 1024 * 1024
@@ -66,6 +69,14 @@ class Operations(Protocol):
 
     def lacking(self) -> list[str]:
         """Why the gateway can't take traffic, besides its pools: nothing while enough workers serve."""
+        ...
+
+    def releases(self) -> list[views.View]:
+        """Every release: its weight, its phase, its numbers."""
+        ...
+
+    def move_release(self, name: str, word: str) -> views.View:
+        """Promote, roll back, pause or resume. Raises KeyError (no such release or act), and Impossible."""
         ...
 
     def registry_status(self) -> RegistryStatus | None:
@@ -122,6 +133,8 @@ def make_app(
             web.get("/pools", handlers.pools),
             web.get("/instances", handlers.instances),
             web.get("/workers", handlers.workers),
+            web.get("/releases", handlers.releases),
+            web.post("/releases/{name}/{act}", handlers.move_release),
             web.post("/reload", handlers.reload),
             web.post("/explain", handlers.explain),
             web.delete("/cache", handlers.purge),
@@ -184,6 +197,20 @@ class _Handlers:
 
     async def workers(self, request: web.Request) -> web.Response:
         return _json(self._runtime.workers())
+
+    async def releases(self, request: web.Request) -> web.Response:
+        return _json(self._runtime.releases())
+
+    async def move_release(self, request: web.Request) -> web.Response:
+        name, act = request.match_info["name"], request.match_info["act"]
+        if act not in ("promote", "rollback", "pause", "resume"):
+            return problem(404, "unknown_act", f"expected promote, rollback, pause or resume, found '{act}'")
+        try:
+            return _json(self._runtime.move_release(name, act))
+        except KeyError as error:
+            return problem(404, "unknown_release", str(error.args[0]))
+        except Impossible as error:
+            return problem(409, "impossible", f"release '{name}' can't do that: {error}")
 
     async def reload(self, request: web.Request) -> web.Response:
         wanted = request.headers.get("If-Match")

@@ -38,9 +38,11 @@ def run(args: argparse.Namespace) -> int:
             print(other.report())
             return 1
         before, name = listing(other.schema), str(args.against)
+        released = []
     else:
         try:
             before, name = ask(args.admin, "GET", "/policies")["listing"], "running"
+            released = ask(args.admin, "GET", "/releases")
         except NobodyThere as nobody:
             return fail(f"{nobody} (or compare two folders with --against DIR)", nobody.exit_code)
     after = listing(loaded.schema)
@@ -49,4 +51,8 @@ def run(args: argparse.Namespace) -> int:
         print(line)
     if not changes:
         print("nothing would change")
+    for one in released:
+        if one["phase"] not in ("ramping", "resting") or one["step"]:
+            print(f"# beside the policies: release {one['name']} is {one['phase']}, {one['candidate']} has")
+            print(f"#   {one['weight']:.0%} of the requests (headgate releases says why)")
     return 1 if changes else 0

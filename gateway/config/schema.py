@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from gateway.config.certificates import authority_problems, pair_problems
 from gateway.config.kind import REQUIRED, Origin, Placed, internal, setting
 from gateway.config.pem_file import PemFile
+from gateway.config.recurring import Weekly
 from gateway.config.secret import Secret
 from gateway.config.units import Address, Duration, Instant, Network, Ratio, Size
 
@@ -243,6 +244,11 @@ class Stores:
 
     counters: Store = setting(Store(), "where throttles count", example="redis://10.0.0.6:6379/0")
     cache: Store = setting(Store(), "where answers are cached", example="memory")
+    releases: str = setting(
+        ".headgate/releases.json",
+        "file that keeps the state of releases, or memory; a log of their events stands beside it",
+        example="/var/lib/headgate/releases.json",
+    )
     on_store_failure: Failure = setting(
         "local", "while the counters are away: count here, let pass, or refuse", example="local"
     )
@@ -605,6 +611,11 @@ class PolicyConfig:
     enforce: bool = setting(True, "false: decide, record and count without acting")
     from_: Instant | None = setting(None, "not before", example="2026-11-22 18:00Z")
     until: Instant | None = setting(None, "not after", example="2026-11-23 06:00Z")
+    during: tuple[Weekly, ...] = setting(
+        (),
+        "hours of the week, in any of which it holds; none: always",
+        example="Mon-Fri 08:00-18:00 Europe/Berlin",
+    )
     verbs: Verbs = internal({})
     origin: Origin = internal(Origin(), compare=False)
 

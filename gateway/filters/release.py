@@ -273,10 +273,11 @@ class ReleaseFilter(Filter):
         """What both words mean now."""
         stable, candidate = self._stable(), self._choices.must_find(self._rule.value.candidate)
         both = (stable, candidate)
-        names = [f"{one.pool.name} {one.version}".strip() for one in both]
+        written = self._choices.must_find(self._rule.value.stable)
+        names = [f"{one.pool.name} {one.version}".strip() for one in (*both, written)]
         usable = [sum(i.usable(now) for i in one.pool.members.instances) for one in both]
         members = [len(one.pool.members.instances) for one in both]
-        return Arms(names[0], names[1], (usable[0], usable[1]), (members[0], members[1]))
+        return Arms(names[0], names[1], names[2], (usable[0], usable[1]), (members[0], members[1]))
 
     def candidates(self) -> Pool:
         """The pool that shall serve."""

@@ -87,11 +87,12 @@ class Gathered(NamedTuple):
 class Arms(NamedTuple):
     """What the words of a release mean now. stable, candidate: `pool version`; equal: nothing is released.
 
-    usable, members: instances of stable, of the candidate.
+    written: what stable means as the policies have it. usable, members: instances of stable and candidate.
     """
 
     stable: str
     candidate: str
+    written: str
     usable: tuple[int, int]
     members: tuple[int, int]
 
@@ -264,4 +265,4 @@ def _at_once(work: Callable[[], None]) -> None:
 
 
 def _nowhere(now: float) -> Arms:
-    return Arms("", "", (0, 0), (0, 0))
+    return Arms("", "", "", (0, 0), (0, 0))

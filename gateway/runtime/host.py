@@ -15,6 +15,7 @@ from gateway.runtime.crew import Crew
 from gateway.runtime.hand import Hand, NoAnswer, State
 from gateway.runtime.joining import joined_instances
 from gateway.runtime.policies import Policies
+from gateway.runtime.releasing import Releasing, read_act
 from gateway.telemetry.families import Family, families, lasting, merged, text
 
 
@@ -22,8 +23,14 @@ class Host:
     """The gateway of one host. Implements admin.app.Operations. now: s, monotonic."""
 
     def __init__(
-        self, crew: Crew, policies: Policies, registry: Discovery | None, now: Callable[[], float]
+        self,
+        crew: Crew,
+        policies: Policies,
+        registry: Discovery | None,
+        now: Callable[[], float],
+        releasing: Releasing,
     ) -> None:
+        self._releasing = releasing
         self.draining = False
         self._crew = crew
         self._policies = policies
@@ -52,7 +59,11 @@ class Host:
         own = gauges.control(
             self.snapshot, self._policies, self.registry_status(), len(self._crew.ready), self._crew.restarts
         )
-        parts = [*(hand.families for hand in self._crew.hands), self._retired, families(own)]
+        parts = [
+            *(hand.families for hand in self._crew.hands),
+            self._retired,
+            families([*own, *self._releasing.metrics()]),
+        ]
         return partial(_write, parts)
 
     def registry_status(self) -> RegistryStatus | None:
@@ -67,6 +78,14 @@ class Host:
         """The running policies, a line each."""
         assert self._policies.built is not None
         return listing(self._policies.built.schema)
+
+    def releases(self) -> list[views.View]:
+        """Every release."""
+        return self._releasing.views()
+
+    def move_release(self, name: str, word: str) -> views.View:
+        """Move a release by hand."""
+        return self._releasing.act(name, read_act(word))
 
     async def reload(self) -> Mapping[str, object]:
         """Read the policies now."""

@@ -19,10 +19,12 @@ from prometheus_client.core import Metric
 from gateway.admin.views import View
 from gateway.discovery.members import Member, read_member
 from gateway.discovery.relayed import RelayedRegistry
+from gateway.pipeline.releases import Releases, Told
 from gateway.pipeline.snapshot import Snapshot
 from gateway.runtime import messages
 from gateway.runtime.channel import Channel
 from gateway.runtime.policies import Policies
+from gateway.runtime.releasing import aside, releases_of
 from gateway.runtime.sharing import Sharing
 from gateway.stores.leased import Draw, LeasedCounters
 from gateway.telemetry.families import families
@@ -30,6 +32,7 @@ from gateway.telemetry.metrics import Metrics
 
 LOOK = 0.05  # s between two looks at the instances
 BEAT = 0.25  # s between two signs of life
+GATHER = 0.1  # s between two tellings of what releases came to
 LEAST_COUNT = 0.5  # s between two tellings of the metrics, at least,
 COUNT_SHARE = 50  # and so many times what one costs
 PATIENCE = 30.0  # s for the supervisor's welcome
@@ -100,6 +103,7 @@ class Link:
     def __init__(self, slot: int) -> None:
         self.slot = slot
         self.registry = RelayedRegistry()
+        self.releases = Releases(aside)
         self.leave = asyncio.Event()
         self.leaving = messages.Leave(0.0, 0.0)  # what it asked
         self.is_lost = False
@@ -167,7 +171,7 @@ class Link:
     def attach(self, crewman: Crewman) -> None:
         """The worker serves: from now on what is told reaches it, and what it does is told."""
         self._crewman = crewman
-        for task in (self._look, self._beat, self._tell, self._policies):
+        for task in (self._look, self._beat, self._tell, self._policies, self._gather):
             self._own(task(crewman))
         self._send(messages.Ready())
         if self._covered:
@@ -183,6 +187,7 @@ class Link:
             self._counters.close()
         if self._crewman is not None:
             self._tell_counts(self._crewman)
+            self._tell_evidence(self._crewman)
         if self._channel is not None:
             self._channel.close()
 
@@ -214,6 +219,27 @@ class Link:
         while True:  # a beat is a beat: there is no event to wait for
             self._send(messages.Beat(crewman.connections, crewman.in_flight, crewman.draining))
             await asyncio.sleep(BEAT)
+
+    async def _gather(self, crewman: Crewman) -> None:
+        while True:
+            await asyncio.sleep(GATHER)
+            self._tell_evidence(crewman)
+
+    def _tell_evidence(self, crewman: Crewman) -> None:
+        gathered = [one.live.take() for one in releases_of(crewman.snapshot)]
+        told = tuple(one for one in gathered if one is not None)
+        if told:
+            self._send(messages.Evidence(told))
+
+    def _released(self, told: Told) -> None:
+        crewman = self._crewman
+        self.releases.heed(told, None)
+        if crewman is not None:
+            for one in releases_of(crewman.snapshot):
+                if one.live.name == told.name and one.live.key == told.key:
+                    one.live.heed(told)
+        if told.holding:
+            self._send(messages.Holding(told.name, told.revision))
 
     async def _tell(self, crewman: Crewman) -> None:
         while True:  # noqa: ASYNC110  # metrics are told by the clock
@@ -299,6 +325,8 @@ class Link:
                 self._covered = slots
                 if crewman is not None:
                     self._own(self._cover(crewman))
+            case messages.Released(told):
+                self._released(told)
             case messages.Leave():
                 self.leaving = message
                 self.leave.set()
@@ -313,6 +341,8 @@ class Link:
                 self.registry.put(service, _members(members))
             self._unwell = frozenset(welcome.unwell)
             self._heard += welcome.sightings
+            for told in welcome.releases:
+                self.releases.heed(told, None)
             self._welcome.set_result(welcome)
 
     def _on_end(self) -> None:

@@ -5,6 +5,7 @@
       (policies, members, who is unwell) ◄────── Welcome
       Ready ──────────────────────────────────► (it serves)
       Beat, Counted, Draw, Seen ──────────────►  Drawn, Members, Unwell, Seen, Ask ──► Told
+      Evidence, Holding ──────────────────────►  Released (the weight of a release)
       Prepared ◄─ Prepare, then Commit or Abort (all workers take new policies, or none)
       (ends) ◄────────────────────────────────── Leave
 
@@ -21,6 +22,8 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from gateway.governance.leases import Answer
+from gateway.pipeline.releases import Gathered
+from gateway.pipeline.releases import Told as ReleaseTold
 from gateway.stores.leased import Draw
 from gateway.telemetry.families import Family
 
@@ -106,6 +109,19 @@ class Saw(_Message, frozen=True):
     sightings: tuple[Sighting, ...]
 
 
+class Evidence(_Message, frozen=True):
+    """What requests said of releases since the last time."""
+
+    gathered: tuple[Gathered, ...]
+
+
+class Holding(_Message, frozen=True):
+    """Requests of this release wait for its flip, as this revision asked for."""
+
+    release: str
+    revision: int
+
+
 # From the supervisor
 
 
@@ -129,6 +145,7 @@ class Welcome(_Message, frozen=True):
     members: dict[str, tuple[tuple[str, bytes], ...]]
     unwell: tuple[tuple[str, str], ...]
     sightings: tuple[Sighting, ...]
+    releases: tuple[ReleaseTold, ...]
 
 
 class Members(_Message, frozen=True):
@@ -188,6 +205,12 @@ class Cover(_Message, frozen=True):
     slots: tuple[int, ...]
 
 
+class Released(_Message, frozen=True):
+    """The weight of a release."""
+
+    told: ReleaseTold
+
+
 class Leave(_Message, frozen=True):
     """Stop accepting, let requests end for `grace` s, and end. farewell: s that idle connections may stay."""
 
@@ -195,9 +218,23 @@ class Leave(_Message, frozen=True):
     farewell: float
 
 
-FromWorker: TypeAlias = Hello | Ready | Failed | Beat | Counted | Drawing | Prepared | Told | Saw
+FromWorker: TypeAlias = (
+    Hello | Ready | Failed | Beat | Counted | Drawing | Prepared | Told | Saw | Evidence | Holding
+)
 FromSupervisor: TypeAlias = (
-    Welcome | Members | Unwell | Drawn | Prepare | Commit | Abort | Ask | Count | Cover | Leave | Saw
+    Welcome
+    | Members
+    | Unwell
+    | Drawn
+    | Prepare
+    | Commit
+    | Abort
+    | Ask
+    | Count
+    | Cover
+    | Leave
+    | Saw
+    | Released
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -37,6 +37,7 @@ from gateway.discovery.registry import Discovery
 from gateway.governance.leases import Lender
 from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.pressure import Pressure
+from gateway.pipeline.releases import Releases
 from gateway.runtime import messages
 from gateway.runtime.build import Built, Ports
 from gateway.runtime.crew import Crew
@@ -46,6 +47,7 @@ from gateway.runtime.listening import client_ports
 from gateway.runtime.membership import Membership
 from gateway.runtime.policies import Policies
 from gateway.runtime.registries import open_registry
+from gateway.runtime.releasing import Releasing, state_file
 from gateway.runtime.sharing import Sharing, unwell
 from gateway.runtime.world import SystemClock, SystemIds
 from gateway.server.listener import bind
@@ -54,6 +56,7 @@ from gateway.stores.memory import MemoryCounters
 from gateway.upstream.asking import make_session
 from gateway.upstream.health import HealthChecks
 from gateway.upstream.issuers import Issuers
+from gateway.upstream.samples import Samples
 from gateway.upstream.signatures import ModelSignatures
 
 PREPARE = 30.0  # s that workers may take to build new policies
@@ -89,6 +92,7 @@ class Supervisor:
         self._started_files: Mapping[str, bytes] = loaded.files
         self._rolling = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._book = Releases()
 
     # Starting
 
@@ -109,15 +113,25 @@ class Supervisor:
         self._stack.push_async_callback(self._health.close)
         descriptors = [self._lock]
         self.crew = Crew(self._size, self._sockets, descriptors, self._clock.now, self._heed, self._buried)
+        self._releasing = Releasing(
+            state_file(self._folder, schema.stores.releases),
+            self._book,
+            self._clock,
+            Samples(self._http).ask,
+            lambda told: self._tell(messages.Released(told)),
+            lambda: frozenset(hand.number for hand in self.crew.ready),
+        )
+        self._stack.push_async_callback(self._releasing.close)
         self.policies = Policies(
             self._folder, self._ports(schema), self._clock.wall, self._install, self._agree
         )
-        self.host = Host(self.crew, self.policies, self._registry, self._clock.now)
+        self.host = Host(self.crew, self.policies, self._registry, self._clock.now, self._releasing)
         self.policies.start(self._loaded)
         await self._open_admin(schema)
         await self.crew.start()
         self._own(self.policies.watch(), "policy watch")
         self._own(self._sweep(), "leases")
+        self._own(self._releasing.run(), "releases")
 
     def _bind(self) -> None:
         """Bind one socket per slot and listener; nobody else may have the address."""
@@ -151,6 +165,7 @@ class Supervisor:
             pressure=Pressure(),
             gateways=lambda: self._size,
             traces=bool(schema.telemetry.otlp),
+            releases=self._book,
         )
 
     async def _open_admin(self, schema: Schema) -> None:
@@ -201,6 +216,10 @@ class Supervisor:
                     hand.send(messages.Drawn(draw.number, tuple(answers)))
             case messages.Saw(sightings):
                 self._saw(hand, sightings)
+            case messages.Evidence(gathered):
+                self._releasing.gather(gathered)
+            case messages.Holding(release, revision):
+                self._releasing.heard(hand.number, release, revision)
             case messages.Hello(version, _, _):
                 if version != messages.VERSION:
                     hand.kill("its code speaks another version of the channel: restart the whole gateway")
@@ -227,6 +246,7 @@ class Supervisor:
                 members={service: _written(members) for service, members in self._members.items()},
                 unwell=tuple(sorted(unwell(self.host.snapshot))),
                 sightings=tuple(one for one in self._sightings.values() if one.until > now),
+                releases=tuple(self._releasing.telling()),
             )
         )
 
@@ -315,6 +335,7 @@ class Supervisor:
         for hand in agreed:
             hand.send(messages.Commit(self._round))
             hand.round = self._round
+        self._releasing.adopt(built.snapshot)
         pools = built.snapshot.pools
         self._membership.follow((pools[name], config) for name, config in built.pool_configs.items())
         models = {

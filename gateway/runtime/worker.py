@@ -38,6 +38,7 @@ from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.mirroring import Mirrors
 from gateway.pipeline.ports import BlobStore, CounterStore
 from gateway.pipeline.pressure import Pressure
+from gateway.pipeline.releases import Releases
 from gateway.pipeline.routes import Routes
 from gateway.pipeline.snapshot import Snapshot
 from gateway.runtime import gauges
@@ -49,6 +50,7 @@ from gateway.runtime.membership import Membership
 from gateway.runtime.observing import open_telemetry
 from gateway.runtime.policies import Policies
 from gateway.runtime.registries import CannotStart, open_registry
+from gateway.runtime.releasing import Releasing, aside, catch_up, read_act, state_file
 from gateway.runtime.sensing import sense
 from gateway.runtime.world import SystemClock, SystemIds
 from gateway.server.listener import Listener
@@ -62,6 +64,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.upstream.asking import make_session
 from gateway.upstream.health import HealthChecks
 from gateway.upstream.issuers import Issuers
+from gateway.upstream.samples import Samples
 from gateway.upstream.signatures import ModelSignatures
 from gateway.upstream.upstream import HttpUpstream
 
@@ -88,6 +91,7 @@ class Worker:
         self._session: aiohttp.ClientSession | None = None
         self._listeners: dict[str, Listener] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._releasing: Releasing | None = None  # None: the supervisor decides
 
     # Starting
 
@@ -124,6 +128,12 @@ class Worker:
             observer=self._telemetry,
             pressure=self._pressure,
         )
+        self._book = Releases(aside) if self._link is None else self._link.releases
+        if self._link is None:
+            file = state_file(self._folder, schema.stores.releases)
+            ask = Samples(self._http).ask
+            self._releasing = Releasing(file, self._book, self._clock, ask)
+            self._stack.push_async_callback(self._releasing.close)
         ports = await self._ports(schema)
         self.policies = Policies(self._folder, ports, self._clock.wall, self._install)
         self.policies.start(self._loaded)
@@ -142,6 +152,8 @@ class Worker:
         if self._link is None:
             await self._open_admin(schema)
             self._own(self.policies.watch(), "policy watch")
+        if self._releasing is not None:
+            self._own(self._releasing.run(), "releases")
         for name, port in client_ports(schema.listen).items():
             self._stack.callback(self._listeners[name].close)
             await self._listen(self._listeners[name], name, port.address)
@@ -149,6 +161,10 @@ class Worker:
 
     def _install(self, built: Built) -> None:
         """Make a build the running one: one assignment, then what follows it."""
+        if self._releasing is not None:
+            self._releasing.adopt(built.snapshot)
+        else:
+            catch_up(built.snapshot, self._book)
         self.gateway.snapshot = built.snapshot
         pools = built.snapshot.pools
         self._membership.follow((pools[name], config) for name, config in built.pool_configs.items())
@@ -243,6 +259,7 @@ class Worker:
             traces=bool(schema.telemetry.otlp),
             mirrors=Mirrors(self.gateway),
             timers=self.gateway.timers,
+            releases=self._book,
         )
 
     async def _open_redis(self, store: Store, use: str) -> RedisClient:
@@ -307,7 +324,8 @@ class Worker:
     def metrics_writer(self) -> Callable[[], bytes]:
         """See `scrape`."""
         own = gauges.control(self.snapshot, self.policies, self.registry_status(), 1, 0)
-        return partial(self._telemetry.metrics.text, [*self.traffic(), *own])
+        releases = () if self._releasing is None else self._releasing.metrics()
+        return partial(self._telemetry.metrics.text, [*self.traffic(), *own, *releases])
 
     def metrics(self) -> bytes:
         """Everything as Prometheus text."""
@@ -337,6 +355,15 @@ class Worker:
         """The running policies, a line each."""
         assert self.policies.built is not None
         return listing(self.policies.built.schema)
+
+    def releases(self) -> list[views.View]:
+        """Every release."""
+        return [] if self._releasing is None else self._releasing.views()
+
+    def move_release(self, name: str, word: str) -> views.View:
+        """Move a release by hand."""
+        assert self._releasing is not None
+        return self._releasing.act(name, read_act(word))
 
     async def reload(self) -> Mapping[str, object]:
         """Read the policies now."""
