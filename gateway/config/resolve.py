@@ -20,6 +20,7 @@ from functools import cache
 from typing import Any, cast
 
 from gateway.config.kind import Kind, Origin, Placed, Reference, Referring
+from gateway.config.recurring import Weekly
 from gateway.config.schema import EndpointConfig, PolicyConfig, Schema, Verbs
 from gateway.config.units import Instant
 
@@ -58,7 +59,8 @@ class Candidate:
     """One verb that may hold for an endpoint's requests.
 
     value: the kind's struct. who: None for everybody, known or not. from_, until: seconds since the epoch,
-    None for always. policy: the name that refusals and records show. Equality ignores the origin.
+    None for always. during: hours of the week. policy: the name that refusals and records show.
+    Equality ignores the origin.
     """
 
     verb: str
@@ -69,11 +71,16 @@ class Candidate:
     enforce: bool = True
     from_: Instant | None = None
     until: Instant | None = None
+    during: tuple[Weekly, ...] = ()
     origin: Origin = field(default_factory=Origin, compare=False)
 
     def holds(self, wall: float) -> bool:
         """Whether its time is now; wall: seconds since the epoch."""
-        return (self.from_ is None or wall >= self.from_) and (self.until is None or wall < self.until)
+        return (
+            (self.from_ is None or wall >= self.from_)
+            and (self.until is None or wall < self.until)
+            and (not self.during or any(hours.holds(wall) for hours in self.during))
+        )
 
 
 # Which policies are meant
@@ -209,6 +216,7 @@ def _of_policy(policy: PolicyConfig, named: Rank) -> Iterator[Ranked]:
                 policy.enforce,
                 policy.from_,
                 policy.until,
+                policy.during,
                 placed.origin,
             ),
             named,
@@ -241,7 +249,11 @@ def collide(first: Candidate, second: Candidate) -> bool:
 def _times_overlap(first: Candidate, second: Candidate) -> bool:
     starts = max(first.from_ or -math.inf, second.from_ or -math.inf)
     ends = min(first.until or math.inf, second.until or math.inf)
-    return starts < ends
+    if starts >= ends:
+        return False
+    if not first.during or not second.during:
+        return True
+    return any(one.overlaps(other) for one in first.during for other in second.during)
 
 
 def _people_overlap(first: Who, second: Who) -> bool:

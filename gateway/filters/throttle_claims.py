@@ -110,7 +110,7 @@ class Level:
         limit: str,
         on_failure: Failure | None,
     ) -> None:
-        lasting = rule.since is None and rule.until is None
+        lasting = rule.since is None and rule.until is None and not rule.during
         self.rule = rule
         self.plain = lasting and rule.who == EVERYBODY
         self.steady = lasting and per in _BY_PRINCIPAL

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.config.kind import Kind
+from gateway.config.recurring import Weekly
 from gateway.config.resolve import Who
 from gateway.config.schema import Failure, IssuerConfig
 from gateway.pipeline.moments import Filter as Filter  # found here, too
@@ -46,6 +47,7 @@ class Rule(Generic[Value]):
     enforce: bool = True
     since: float | None = None  # s since the epoch
     until: float | None = None  # s since the epoch
+    during: tuple[Weekly, ...] = ()  # hours of the week; none: always
     override: bool = False  # an operator's, from overrides.yaml
 
     def applies(self, principal: Principal | None, wall: float) -> bool:
@@ -54,6 +56,8 @@ class Rule(Generic[Value]):
             return False
         if self.until is not None and wall >= self.until:
             return False
+        if self.during and not any(hours.holds(wall) for hours in self.during):
+            return False
         if self.who == EVERYBODY:
             return True
         return principal is not None and self.who.includes(principal.name, principal.plan, principal.tenant)
@@ -61,7 +65,13 @@ class Rule(Generic[Value]):
     @property
     def is_plain(self) -> bool:
         """For everybody, always, enforced."""
-        return self.who == EVERYBODY and self.since is None and self.until is None and self.enforce
+        return (
+            self.who == EVERYBODY
+            and self.since is None
+            and self.until is None
+            and not self.during
+            and self.enforce
+        )
 
 
 @dataclass(slots=True)

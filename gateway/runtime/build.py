@@ -260,6 +260,7 @@ def _rule(candidate: resolve.Candidate) -> Rule[object]:
         candidate.enforce,
         candidate.from_,
         candidate.until,
+        candidate.during,
         candidate.rank is resolve.Rank.OVERRIDE,
     )
 
