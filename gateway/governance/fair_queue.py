@@ -13,6 +13,8 @@ The order of service:
 
 Who can't make it any more (now + tail > deadline) is dropped when met, or by `expire`. `tail` is how long
 nearly all calls take (p95), not the mean: with the mean, half of those sent arrive late, sent for nothing.
+A critical call must have only half of it left: they are few and go first, and one that may just be in time
+is worth a try.
 
 The queue is bounded. When it is full a newcomer takes the place of one that is less important, or of the
 newest of the longest line in its own band; only if it would be that one itself is it refused.
@@ -32,6 +34,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 BANDS = 3
+HOPE = 0.5
+"""Share of the tail that a critical call must have left."""
 REMEMBERED = 1024
 """Lines kept per band; beyond, those in which nobody waits are forgotten, with their debt of one call."""
 
@@ -147,13 +151,18 @@ class FairQueue(Generic[T]):
         band.enlist(line)
         return waiting
 
+    @property
+    def critical(self) -> int:
+        """How many critical ones wait."""
+        return self._bands[0].size
+
     def pop(self, now: float, tail: float) -> T | None:
         """Take out who goes next; None: nobody can be served. tail: seconds that nearly all calls take."""
         for band in self._bands:
             while band.heap:
                 _, _, line = heappop(band.heap)
                 line.queued = False
-                chosen = self._next_of(line, now, tail)
+                chosen = self._next_of(line, now, tail * HOPE if band is self._bands[0] else tail)
                 if chosen is None:
                     continue  # nobody left in it
                 band.floor = line.spent
@@ -169,9 +178,10 @@ class FairQueue(Generic[T]):
         before = self.size
         for band in self._bands:
             if band.size:
+                needs = tail * HOPE if band is self._bands[0] else tail
                 for line in list(band.lines.values()):
                     for waiting in list(line.calls):
-                        if not waiting.gone and now + tail > waiting.deadline:
+                        if not waiting.gone and now + needs > waiting.deadline:
                             self._drop(waiting, Dropped.LATE)
         return before - self.size
 

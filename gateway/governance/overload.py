@@ -57,6 +57,7 @@ class AdaptiveLimit:
         "target",
     )
 
+    BEYOND = 1.25  # critical calls may go so far beyond the limit: they don't wait for a batch to end
     WINDOW = 0.25
     ANSWERS = 20
     LARGEST = 1000  # answers kept per window: p90 of the first thousand is as good
@@ -74,6 +75,11 @@ class AdaptiveLimit:
         self._most = 0
         self._began: float | None = None
         self._changed_at = -inf
+
+    @property
+    def urgent(self) -> float:
+        """The limit for critical calls."""
+        return min(self.maximum, self.limit * self.BEYOND)
 
     def record(self, latency: float, ok: bool, in_flight: int, now: float) -> None:
         """Learn from one answer. in_flight: calls under way as it came, itself included.

@@ -293,6 +293,11 @@ class Pool:
         """Calls that may be under way now."""
         return self._bound if self._limit is None else self._limit.limit
 
+    @property
+    def urgent_limit(self) -> float:
+        """The limit for critical calls: beyond an adaptive one, never beyond a fixed one."""
+        return self._bound if self._limit is None else self._limit.urgent
+
     def acquire(self, ctx: Context, tried: Sequence[Instance]) -> Instance | GatewayError:
         """Take an instance for one attempt, or say why none can be had.
 
@@ -300,7 +305,9 @@ class Pool:
         """
         now = ctx.now
         limit = self._bound if self._limit is None else self._limit.limit
-        if self.in_flight >= (limit if ctx.importance < 2 or self._waits else limit * 0.8):
+        if self.in_flight >= (limit if ctx.importance < 2 or self._waits else limit * 0.8) and (
+            ctx.importance or self.in_flight >= self.urgent_limit
+        ):
             if not ctx.dry:
                 return self._full
             waiting = 0 if self.queue is None else self.queue.size

@@ -22,7 +22,7 @@ from collections import deque
 from typing import Protocol
 
 from gateway.dialects.tensors import rows
-from gateway.governance.fair_queue import Dropped, FairQueue, Waiting
+from gateway.governance.fair_queue import HOPE, Dropped, FairQueue, Waiting
 from gateway.governance.histogram import Histogram
 from gateway.governance.quantile import RecentQuantile
 from gateway.pipeline.context import Context
@@ -58,6 +58,11 @@ class Bounded(Protocol):
     @property
     def limit(self) -> float:
         """Calls that may be under way now."""
+        ...
+
+    @property
+    def urgent_limit(self) -> float:
+        """The same for critical ones."""
         ...
 
 
@@ -148,7 +153,7 @@ class PoolQueue:
         """
         now = ctx.now
         tail = self.tail
-        if now + tail > ctx.deadline:
+        if now + (tail if ctx.importance else tail * HOPE) > ctx.deadline:
             return self._overloaded(LATE)
         until = now + self._wait + tail
         principal = ctx.principal
@@ -202,7 +207,7 @@ class PoolQueue:
                 if dropped:
                     waiter, why = dropped.popleft()
                     waiter.on_turned_away(self._overloaded(why))
-                elif fair.size and pool.in_flight < pool.limit:
+                elif fair.size and pool.in_flight < (pool.urgent_limit if fair.critical else pool.limit):
                     next_ = fair.pop(now, self.tail)
                     if next_ is not None:
                         self.served += 1

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.governance.fair_queue import Dropped, FairQueue
+from gateway.governance.fair_queue import HOPE, Dropped, FairQueue
 
 
 def _queue(limit=100, old=0.25):
@@ -212,7 +212,8 @@ class Life(RuleBasedStateMachine):
         item = self.queue.pop(self.now, tail)
         if item is not None:
             self.left[item] += 1
-            assert self.now + tail <= self.waiting[item].deadline
+            served = self.waiting[item]
+            assert self.now + (tail if served.band else tail * HOPE) <= served.deadline
 
     @rule(tail=st.floats(0, 2))
     def expire(self, tail):
