@@ -272,7 +272,7 @@ class LeastCost(_Scan[C]):
     def _refresh(self, now: float) -> None:
         self._refresh_at = now + REFRESH
         self._median = _relax(self._members, self._median, now)
-        self._reporting = any([member.elsewhere for member in self._members])
+        self._reporting = any(member.elsewhere for member in self._members)
         self._scale = [(m, m.latency, self._factor(m, now) / m.weight) for m in self._members if m.weight > 0]
         self._likely = [row for row in self._scale if row[0].usable(now)]
 
@@ -291,7 +291,9 @@ class LeastCost(_Scan[C]):
 def subset(members: Sequence[C], most: int, salt: int) -> list[C]:
     """Choose `most` of the members: by each salt others, and few others when members change.
 
-    By rendezvous hashing; in the order of `members`. Source: Thaler and Ravishankar (1998); Google SRE book, ch. 20, on subsetting.
+    By rendezvous hashing, in the order of `members`.
+
+    Source: Thaler and Ravishankar (1998); Google SRE book, ch. 20, on subsetting.
     """
 
     def score(member: C) -> bytes:
@@ -436,8 +438,9 @@ class ConsistentHash(_Scan[C]):
         if owner not in tried and self._has_room(owner, load) and owner.usable(now):
             if now >= owner.doubted_until or key % int(DOUBT_FACTOR) == 0:
                 return owner
-            tried = (*tried, owner) if len(self._eligible(now, tried)) > 1 else tried
-        return self._next(start, load, self._eligible(now, tried))
+        eligible = self._eligible(now, tried)
+        trusted = [member for member in eligible if now >= member.doubted_until]
+        return self._next(start, load, trusted or eligible)
 
     def _next(self, start: int, load: int, eligible: list[C]) -> C | None:
         """Walk on; when all that are left are busy beyond the bound, the first of them takes it."""
