@@ -30,12 +30,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.config.kind import REQUIRED, setting
-from gateway.config.units import Duration, Size
+from gateway.config.units import Duration, Ratio, Size
 from gateway.dialects.canonical import cacheable, canonical_key
 from gateway.dialects.catalogue import BY_NAME
 from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.metadata import Signature
 from gateway.dialects.tensors import InferRequest, rows
+from gateway.filters.cache_http import HttpCacheFilter
 from gateway.filters.cache_questions import Question, Questions
 from gateway.filters.cache_rows import RowCache
 from gateway.filters.cache_terms import (
@@ -49,6 +50,7 @@ from gateway.filters.cache_terms import (
     STORED,
     Wish,
     allowed,
+    subject,
     wish_of,
 )
 from gateway.governance.flights import Role
@@ -71,7 +73,11 @@ class Cache:
     """Answer again what was answered before."""
 
     ttl: Duration = setting(
-        REQUIRED, "how long an answer is fresh", example="30s", short=True, at_least=0.001
+        REQUIRED,
+        "how long an answer is fresh; behind `match:`, one that doesn't say itself (0s: none)",
+        example="30s",
+        short=True,
+        at_least=0,
     )
     stale_while_revalidate: Duration = setting(
         Duration(0.0), "how long after that it is given while one request asks anew", example="30s"
@@ -87,6 +93,11 @@ class Cache:
     )
     rows: bool = setting(
         False, "keep predictions row by row: the model computes each row of a batch by itself", example=True
+    )
+    heuristic: Ratio = setting(
+        Ratio(0.0),
+        "behind `match:`: share of an answer's age since it changed for which it is fresh",
+        example="10%",
     )
     size: Size = setting(Size(1024 * 1024), "larger answers are not kept", example="1MiB", at_least=1)
 
@@ -215,12 +226,7 @@ class CacheFilter(Filter):
 
     def _subject(self, ctx: Context) -> bytes:
         principal = ctx.principal
-        scope = self._rule.value.scope
-        if scope == "shared" or principal is None:
-            return b""
-        if scope == "tenant" and principal.tenant:
-            return b"tenant " + principal.tenant.encode()
-        return b"principal " + principal.name.encode()
+        return subject(principal, self._rule.value.scope)
 
     def _found(self, ctx: Context, part: Part, kept: Kept | None, wish: Wish) -> Eventual[Verdict]:
         if ctx.finished:
@@ -430,9 +436,15 @@ def _pass_on(verdict: Eventual[Verdict], later: Promise[Verdict]) -> None:
 
 
 def _build(rules: Sequence[Rule[Cache]], parts: Parts) -> Iterable[Filter]:
-    return [CacheFilter(rule, parts) for rule in rules]
+    if parts.model:
+        return [CacheFilter(rule, parts) for rule in rules]
+    return [_http(rule, parts) for rule in rules if rule.enforce]
 
 
-KIND = FilterKind(
-    "cache", Cache, summary="answer again what was answered before", for_models=True, build=_build
-)
+def _http(rule: Rule[Cache], parts: Parts) -> HttpCacheFilter:
+    cache = rule.value
+    windows = Windows(cache.ttl, cache.stale_while_revalidate, cache.stale_if_error)
+    return HttpCacheFilter(parts, windows, cache.scope, cache.heuristic, cache.size)
+
+
+KIND = FilterKind("cache", Cache, summary="answer again what was answered before", build=_build)

@@ -11,6 +11,7 @@ from typing import Final
 
 from gateway.http.message import Headers, Request, find, find_all
 from gateway.pipeline.answers import Windows
+from gateway.pipeline.ports import Principal
 
 HIT: Final = b"headgate; hit"
 MISS: Final = b"headgate; fwd=miss"
@@ -45,6 +46,15 @@ class Wish:
 
 
 _NO_WISH: Final = Wish()
+
+
+def subject(principal: Principal | None, scope: str) -> bytes:
+    """Return whom an answer may be shared with: everybody who has the same. scope: as in the policy."""
+    if scope == "shared" or principal is None:
+        return b""
+    if scope == "tenant" and principal.tenant:
+        return b"tenant " + principal.tenant.encode()
+    return b"principal " + principal.name.encode()
 
 
 def wish_of(request: Request) -> Wish:

@@ -131,9 +131,13 @@ class S3Fifo(Generic[V]):
         """Forget every entry for which `matches(key, value)`; returns how many. Looks at all of them."""
         return sum([self.delete(e.key) for e in list(self._entries.values()) if matches(e.key, e.value)])
 
+    def tagged(self, tag: str) -> list[bytes]:
+        """Return the keys put under this tag."""
+        return list(self._tags.get(tag, ()))
+
     def purge_tag(self, tag: str) -> int:
         """Forget every entry put under this tag; returns how many."""
-        return sum([self.delete(key) for key in list(self._tags.get(tag, ()))])
+        return sum([self.delete(key) for key in self.tagged(tag)])
 
     def clear(self) -> int:
         """Forget everything; returns how many entries that was."""

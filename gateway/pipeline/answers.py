@@ -35,8 +35,9 @@ from gateway.http.message import Headers
 from gateway.pipeline.ports import BlobStore
 from gateway.pipeline.promise import Eventual, Promise
 
-FORMAT: Final = 1  # of an answer in the shared store
+FORMAT: Final = 2  # of an answer in the shared store
 EVERYTHING: Final = "all"
+MOST_PURGED: Final = 10_000  # tags whose purge is remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,9 @@ class Windows:
 
 
 class Kept:
-    """One answer as it is kept: a 200, in the dialect and style and with the id that its request had."""
+    """One answer as it is kept, in the dialect and style and with the id that its request had."""
 
-    __slots__ = ("body", "dialect", "freshness", "headers", "id", "style", "tags", "windows")
+    __slots__ = ("body", "dialect", "freshness", "headers", "id", "status", "style", "tags", "windows")
 
     def __init__(
         self,
@@ -69,8 +70,10 @@ class Kept:
         style: str,
         id: str | None,
         tags: Sequence[str] = (),
+        status: int = 200,
     ) -> None:
         """stored: s, monotonic."""
+        self.status = status
         self.freshness = Freshness(
             stored, windows.ttl, windows.stale_while_revalidate, windows.stale_if_error
         )
@@ -199,6 +202,26 @@ class AnswerStore:
             self.blobs.delete(gone)
         return count
 
+    def forget(self, key: bytes) -> bool:
+        """Forget one answer, here and in the shared store; True if this memory had it."""
+        if self.blobs is not None:
+            self.blobs.delete([key])
+        return self._memory.delete(key)
+
+    def outdate(self, tag: str, wall: float) -> int:
+        """Forget all answers under a tag, and keep none that was asked for before now.
+
+        Returns how many this memory had. wall: s since the epoch.
+        """
+        self._purged.pop(tag, None)
+        self._purged[tag] = wall
+        while len(self._purged) > MOST_PURGED:
+            del self._purged[next(iter(self._purged))]
+        keys = self._memory.tagged(tag)
+        if self.blobs is not None and keys:
+            self.blobs.delete(keys)
+        return sum([self._memory.delete(key) for key in keys])
+
     def _was_purged(self, tags: Iterable[str], wall: float) -> bool:
         if not self._purged:
             return False
@@ -290,6 +313,7 @@ def _to_blob(kept: Kept, wall: float) -> bytes:
         "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in kept.headers],
         "dialect": kept.dialect,
         "style": kept.style,
+        "status": kept.status,
         "id": kept.id,
         "tags": kept.tags,
     }
@@ -315,6 +339,7 @@ def _read_blob(blob: bytes, now: float, wall: float) -> tuple[Kept, float] | Non
             style=str(about["style"]),
             id=about["id"],
             tags=tuple(about["tags"]),
+            status=int(about["status"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

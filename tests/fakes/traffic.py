@@ -345,10 +345,13 @@ class Traffic:
         dry: bool = False,
         timeout: float = 60.0,
         address: str = "10.0.0.1",
+        method: bytes = b"POST",
+        query: bytes = b"",
+        host: bytes = b"",
     ) -> Sent:
         """Put a request through the real exchange; it goes as far as it can by itself."""
         body = instances([[1, 2]]) if body is None else body
-        request = Request(b"POST", path, headers or [], body=body, length=len(body))
+        request = Request(method, path, headers or [], query=query, host=host, body=body, length=len(body))
         gateway = Gateway(
             self._snapshot(),
             upstream=self.upstream,

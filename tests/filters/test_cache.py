@@ -349,7 +349,7 @@ def test_ten_at_once_ask_once() -> None:
 
 def test_a_canary_that_sticks_to_predictions_asks_once_too() -> None:
     traffic = Traffic({"digits-v1": 1, "digits-v2": 1}, versions={"1": "digits-v1", "2": "digits-v2"})
-    traffic.use(release.KIND, release.Release("canary", "1", "2", Ratio(0.5), "prediction"))
+    traffic.use(release.KIND, release.Release("canary", "1", "2", Ratio(0.5), sticky="prediction"))
     traffic.use(KIND, Cache(Duration(30.0)))
     for number in range(20):
         sent = [traffic.send(body=instances([[number, 2]])) for _ in range(10)]
@@ -361,7 +361,7 @@ def test_a_canary_that_sticks_to_predictions_asks_once_too() -> None:
 
 def test_a_canary_that_sticks_to_nothing_asks_once_too() -> None:
     traffic = Traffic({"digits-v1": 1, "digits-v2": 1}, versions={"1": "digits-v1", "2": "digits-v2"})
-    traffic.use(release.KIND, release.Release("canary", "1", "2", Ratio(0.5), "none"))
+    traffic.use(release.KIND, release.Release("canary", "1", "2", Ratio(0.5), sticky="none"))
     traffic.use(KIND, Cache(Duration(30.0)))
     for number in range(20):
         crowd = [traffic.send(body=instances([[number, 2]])) for _ in range(10)]
