@@ -45,6 +45,8 @@ REFRESH = 0.25
 OPTIMISM = 0.8
 """An instance not heard of drifts to this much of the median: a little better than the others, so it is
 tried."""
+FAR_SLOWER = 4.0
+"""Times the median latency, from which on it counts among instances that some requests are warm at."""
 POINTS = 100
 """Points on the ring of an instance of average weight: shares then differ by some 10 %."""
 
@@ -229,7 +231,8 @@ class LeastCost(_Scan[C]):
 
         warm: how much of it (0..1) by `key` of the instance. worth: how many calls more under way that makes
         up for. A cold instance's cost counts as if `worth` calls more were under way, so affinity gives way
-        under load by itself.
+        under load by itself. Latencies count only where they are out of all proportion (failures are): what
+        they tell of caching instances is mostly who had the misses, and shunning those makes more of them.
         """
         if now >= self._refresh_at:
             self._refresh(now)
@@ -245,9 +248,13 @@ class LeastCost(_Scan[C]):
         ranked = []
         for member, latency, scale in self._scale:
             if id(member) in eligible:
-                cold = 0.0 if warm is None else worth * (1.0 - warm.get(member.key, 0.0))
+                seconds = latency.value or median
                 load = member.in_flight + member.elsewhere + 1
-                ranked.append(((latency.value or median) * (load + cold) * scale, member.in_flight, member))
+                if warm is not None:
+                    load += worth * (1.0 - warm.get(member.key, 0.0))
+                    if seconds < FAR_SLOWER * median:
+                        seconds = median
+                ranked.append((seconds * load * scale, member.in_flight, member))
         if not ranked:
             return None
         least = min([(cost, in_flight) for cost, in_flight, _ in ranked])
@@ -435,9 +442,9 @@ class ConsistentHash(_Scan[C]):
         start = bisect_right(self._points, key & 0xFFFF_FFFF_FFFF_FFFF) % len(owners)
         load = sum(member.in_flight for member in self._members) + 1
         owner = owners[start]
-        if owner not in tried and self._has_room(owner, load) and owner.usable(now):
-            if now >= owner.doubted_until or key % int(DOUBT_FACTOR) == 0:
-                return owner
+        trusts = now >= owner.doubted_until or key % int(DOUBT_FACTOR) == 0
+        if trusts and owner not in tried and self._has_room(owner, load) and owner.usable(now):
+            return owner
         eligible = self._eligible(now, tried)
         trusted = [member for member in eligible if now >= member.doubted_until]
         return self._next(start, load, trusted or eligible)

@@ -9,21 +9,23 @@ and limiter alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from math import inf
 
 from gateway.dialects.catalogue import BY_NAME
+from gateway.governance.affinity import Affinity
 from gateway.governance.breaker import Breaker, BreakerSettings, Permit, State
 from gateway.governance.ejection import Ejector
 from gateway.governance.ewma import Ewma
 from gateway.governance.hedging import Hedging
 from gateway.governance.overload import AdaptiveLimit
-from gateway.governance.picker import ConsistentHash, LeastCost, Picker, RoundRobin
+from gateway.governance.picker import ConsistentHash, LeastCost, Picker, RoundRobin, TwoChoices, subset
 from gateway.governance.retry_budget import RetryBudget
 from gateway.http.grpc import BLAMING, Status, status_of
+from gateway.http.load_report import read_load
 from gateway.http.message import Response
-
+from gateway.pipeline.blocks import blocks_of, hash64, key_text
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import (
     BreakerOpen,
@@ -38,6 +40,9 @@ from gateway.pipeline.ports import Clock, Ids, Timers
 
 # A member of an Enum costs a look-up in its class each time; a global costs none.
 SUCCESS, IGNORED = Outcome.SUCCESS, Outcome.IGNORED
+
+UNUSUAL = 0.05  # weight of one report in an instance's average of them
+HEEDED = 0.1  # how much a call counts that somebody else sent (loadtests/sims/balancing.py)
 
 LONGEST_WAIT = 1.0  # s for a place in a full pool, where neither `queue` nor a target says it
 
@@ -80,6 +85,7 @@ class Instance:
         "since",
         "successes",
         "tls",
+        "usually_elsewhere",
         "weight",
         "zone",
     )
@@ -92,14 +98,15 @@ class Instance:
         host = f"[{facts.host}]" if ":" in facts.host else facts.host
         self.authority = f"{host}:{facts.port}".encode()
         self.http2 = False
-        self.key = int.from_bytes(blake2b(self.authority, digest_size=8).digest(), "big")
+        self.key = hash64(self.authority)
         self.tls = settings.tls if settings.tls.enabled else None
         self.weight = facts.weight
         self.draining = facts.draining
         self.healthy = True  # the active check's verdict; innocent until it has asked
         self.ejected_until = 0.0
         self.doubted_until = 0.0  # it gets a tenth of its share until then
-        self.elsewhere = 0  # calls that it has beyond ours, where it reports them
+        self.elsewhere = 0.0  # how many calls dearer it is for what it reported
+        self.usually_elsewhere = 0.0  # calls beyond ours, on the average of its reports
         self.zone = facts.zone
         self.in_flight = 0
         self.latency = Ewma()
@@ -107,7 +114,7 @@ class Instance:
         self.since = now
         self.successes = 0
         self.failures = 0
-        self.breaker = None if settings.breaker is None else Breaker(_breaker(settings), ids.chance)
+        self.breaker = _breaker(settings, ids, "instance")
 
     def usable(self, now: float) -> bool:
         """Tell whether a call may go here now."""
@@ -122,6 +129,15 @@ class Instance:
     def admit(self, now: float) -> Permit | None:
         """Take the breaker's permit for one attempt."""
         return None if self.breaker is None else self.breaker.admit(now)
+
+    def reported(self, calls: int) -> None:
+        """It says how many calls it has, everybody's. What is unusual of those that aren't ours counts:
+
+        the usual is in its latency already, and what others sent there is half over when we hear of it.
+        """
+        beyond = float(max(0, calls - self.in_flight))
+        self.usually_elsewhere += UNUSUAL * (beyond - self.usually_elsewhere)
+        self.elsewhere = max(-0.5, HEEDED * (beyond - self.usually_elsewhere))
 
     def state(self, now: float) -> str:
         """Say in one word why calls go here or don't."""
@@ -141,10 +157,12 @@ class Instance:
         return f"<Instance {self.id} {self.host}:{self.port} | {self.in_flight} in flight>"
 
 
-def _breaker(settings: PoolSettings) -> BreakerSettings:
+def _breaker(settings: PoolSettings, ids: Ids, of: str) -> Breaker | None:
+    """Make the breaker of an instance, or of the pool, where it is to have one."""
     verb = settings.breaker
-    assert verb is not None
-    return BreakerSettings(
+    if verb is None or verb.of not in (of, "both"):
+        return None
+    made = BreakerSettings(
         errors=verb.errors,
         slow_over=None if verb.slow is None else verb.slow.over,
         slow_ratio=1.0 if verb.slow is None else verb.slow.ratio,
@@ -154,6 +172,7 @@ def _breaker(settings: PoolSettings) -> BreakerSettings:
         cool_down=verb.cool_down,
         probes=verb.probes,
     )
+    return Breaker(made, ids.chance)
 
 
 def _hedging(verb: Hedge) -> Hedging | None:
@@ -185,19 +204,23 @@ class Members:
 
     instances: tuple[Instance, ...]
     picker: Picker[Instance]
+    spare: Picker[Instance] | None = None  # of all, when nobody of the picker's subset can take a call
 
 
 class Pool:
     """A named set of interchangeable instances."""
 
     __slots__ = (
+        "_affinity",
         "_bound",
         "_ejector",
         "_full",
         "_hashes",
         "_ids",
         "_limit",
+        "_salt",
         "_waits",
+        "breaker",
         "chance",
         "hedging",
         "http2",
@@ -208,6 +231,7 @@ class Pool:
         "name",
         "per_try_timeout",
         "queue",
+        "reports",
         "retry_budget",
         "settings",
         "speaks",
@@ -243,6 +267,11 @@ class Pool:
         self.hedging = None if settings.hedge is None else _hedging(settings.hedge)
         self.chance = ids.chance
         self._ids = ids
+        self.breaker = _breaker(settings, ids, "pool")
+        self.reports = settings.balance.reported
+        near = settings.balance.affinity
+        self._affinity = None if near is None else Affinity(near.kept, near.for_)
+        self._salt = int(ids.chance() * 2**53) if settings.balance.subset else 0
         self._limit = (
             None
             if settings.concurrency.target is None
@@ -253,7 +282,7 @@ class Pool:
             base=settings.eject.for_,
             max_share=settings.eject.max_share,
         )
-        self.members = Members((), self._picker(()))
+        self.members = self._members(())
 
     # Membership
 
@@ -272,7 +301,16 @@ class Pool:
             instance.draining = fact.draining
             instances.append(instance)
         self._ejector.retain({instance.id for instance in instances})
-        self.members = Members(tuple(instances), self._picker(tuple(instances)))
+        if self._affinity is not None:
+            self._affinity.retain({instance.key for instance in instances})
+        self.members = self._members(tuple(instances))
+
+    def _members(self, instances: tuple[Instance, ...]) -> Members:
+        most = self.settings.balance.subset
+        if not 0 < most < len(instances):
+            return Members(instances, self._picker(instances))
+        chosen = tuple(subset(instances, most, self._salt))
+        return Members(instances, self._picker(chosen), self._picker(instances))
 
     def _picker(self, instances: tuple[Instance, ...]) -> Picker[Instance]:
         balance = self.settings.balance
@@ -280,10 +318,18 @@ class Pool:
             case "round_robin":
                 return RoundRobin(instances, panic=balance.panic)
             case "hash":
-                return ConsistentHash(instances, panic=balance.panic)
+                return ConsistentHash(instances, panic=balance.panic, bound=balance.bound)
+            case "two_choices":
+                return TwoChoices(instances, panic=balance.panic, rng=self._ids.chance)
             case "least_cost":
+                zone = balance.zone
                 return LeastCost(
-                    instances, panic=balance.panic, slow_start=balance.slow_start, rng=self._ids.chance
+                    instances,
+                    panic=balance.panic,
+                    slow_start=balance.slow_start,
+                    home="" if zone is None else zone.name,
+                    far=1.0 if zone is None else zone.far,
+                    rng=self._ids.chance,
                 )
 
     # Attempts
@@ -313,7 +359,15 @@ class Pool:
             waiting = 0 if self.queue is None else self.queue.size
             verdict = "would wait" if self._waits else "would be refused"
             ctx.note("queue", f"pool {self.name} is full: {verdict}", numbers={"waiting": waiting})
-        instance = self.members.picker.pick(self._hash_key(ctx) if self._hashes else 0, now, tried)
+        if self.breaker is not None and not self.breaker.admits(now):
+            return BreakerOpen(f"the breaker of pool '{self.name}' is open", self.breaker.retry_after(now))
+        if self._affinity is None:
+            key = self._hash_key(ctx) if self._hashes else 0
+            instance = self.members.picker.pick(key, now, tried)
+        else:
+            instance = self._pick_warm(self._affinity, ctx, now, tried)
+        if instance is None and self.members.spare is not None:
+            instance = self.members.spare.pick(0, now, tried)
         if ctx.trail is not None:
             self._explain(ctx, instance)
         if instance is None:
@@ -322,8 +376,39 @@ class Pool:
         self.in_flight += 1
         return instance
 
+    def _pick_warm(
+        self, affinity: Affinity, ctx: Context, now: float, tried: Sequence[Instance]
+    ) -> Instance | None:
+        """Pick where some have what the request needs, and remember where it goes."""
+        near = self.settings.balance.affinity
+        picker = self.members.picker
+        assert near is not None
+        blocks = blocks_of(ctx, near.to)
+        if not blocks or not isinstance(picker, LeastCost):
+            return picker.pick(0, now, tried)
+        warm = affinity.warm(blocks, now)
+        instance = picker.pick_warm(warm, near.worth, now, tried)
+        if ctx.trail is not None:
+            shares = {one.id: round(warm[one.key], 3) for one in self.members.instances if one.key in warm}
+            ctx.note("affinity", f"{len(blocks)} blocks of {near.to}", numbers={"warm": shares})
+        if instance is not None and not ctx.dry:
+            affinity.placed(blocks, instance.key, now)
+        return instance
+
+    def learn_load(self, instance: Instance, response: Response) -> None:
+        """Heed what the instance's answer says of its load, if it says something."""
+        calls = read_load(response)
+        if calls >= 0:
+            instance.reported(calls)
+
     def released(
-        self, instance: Instance, permit: Permit | None, outcome: Outcome, latency: float, now: float
+        self,
+        instance: Instance,
+        permit: Permit | None,
+        outcome: Outcome,
+        latency: float,
+        now: float,
+        pool_permit: Permit | None = None,
     ) -> None:
         """One attempt is over: everybody who learns from outcomes learns from this one."""
         instance.in_flight -= 1
@@ -332,6 +417,8 @@ class Pool:
         ignored = outcome is IGNORED
         if instance.breaker is not None:
             instance.breaker.record(ok or ignored, latency, now, permit, ignored)
+        if self.breaker is not None:
+            self.breaker.record(ok or ignored, latency, now, pool_permit, ignored)
         if ignored:
             if self.queue is not None:
                 self.queue.released(now)
@@ -405,31 +492,23 @@ class Pool:
         return NoInstance(f"no instance of pool '{self.name}' can take the request", 1.0)
 
     def _hash_key(self, ctx: Context) -> int:
-        source = self.settings.balance.hash
-        match source.partition(":"):
-            case ("principal", _, _):
-                text = b"" if ctx.principal is None else ctx.principal.name.encode()
-            case ("tenant", _, _):
-                text = b"" if ctx.principal is None else ctx.principal.tenant.encode()
-            case ("path", _, _):
-                text = ctx.request.path
-            case ("header", _, name):
-                text = ctx.request.header(name.lower().encode()) or b""
-            case _:
-                text = ctx.client.encode()
-        return int.from_bytes(blake2b(text or ctx.client.encode(), digest_size=8).digest(), "big")
+        return hash64(key_text(ctx, self.settings.balance.hash) or ctx.client.encode())
 
     # Being seen
 
     def _explain(self, ctx: Context, chosen: Instance | None) -> None:
+        picker = self.members.picker
         for instance in self.members.instances:
-            numbers: Mapping[str, object] = {
+            numbers: dict[str, object] = {
                 "instance": instance.id,
                 "state": instance.state(ctx.now),
                 "in_flight": instance.in_flight,
                 "latency_ms": round(instance.latency.value * 1000, 3),
                 "chosen": instance is chosen,
             }
+            if isinstance(picker, LeastCost):
+                cost = picker.cost(instance, ctx.now)
+                numbers["cost_ms"] = round(cost * 1000, 3) if cost < inf else None
             ctx.note("pick", f"pool {self.name}", numbers=numbers)
 
     def __repr__(self) -> str:

@@ -30,8 +30,11 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """Stop sending to an instance that fails or crawls; probe it after a while."""
+    """Stop sending to an instance, or to the whole pool, that fails or crawls; probe it after a while."""
 
+    of: Literal["instance", "pool", "both"] = setting(
+        "instance", "what has one: each instance, the pool as a whole, or both"
+    )
     errors: Ratio = setting(Ratio(0.5), "share of failed calls that opens it", example="50%", at_most=1)
     slow: Slow | None = setting(None, "open it for slowness too", example="{over: 500ms, ratio: 50%}")
     consecutive: int = setting(
@@ -39,13 +42,17 @@ class Breaker:
     )
     min_calls: int = setting(20, "fewer calls within the window decide nothing", "calls", at_least=1)
     window: Duration = setting(Duration(10.0), "what the shares are taken over", example="10s", at_least=0.1)
-    cool_down: Duration = setting(Duration(5.0), "how long it stays open before it probes", example="5s")
-    probes: int = setting(1, "calls let through at once while half open", "calls", at_least=1)
+    cool_down: Duration = setting(
+        Duration(5.0), "how long it stays open before it probes; doubles with every relapse", example="5s"
+    )
+    probes: int = setting(
+        1, "good answers that close it; one probe at first, twice as many after each", "calls", at_least=1
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Eject:
-    """Take an instance out that fails while others don't."""
+    """Take an instance out that fails while others don't; one that only seems to gets a tenth first."""
 
     consecutive: int = setting(5, "failures in a row", "calls", example=5, at_least=1)
     for_: Duration = setting(Duration(1.0), "first time out; doubles with every relapse", example="1s")
@@ -59,6 +66,11 @@ class Health:
     """Ask every instance whether it is well, beside the traffic."""
 
     path: str = setting("", "what to GET; empty: the dialect's own readiness", example="/healthz", short=True)
+    port: int = setting(0, "where to ask, if not where calls go", example=8081, at_least=0, at_most=65535)
+    expects: Literal["status", "torchserve"] = setting(
+        "status",
+        "status: 2xx is well; torchserve: its management API tells of a READY worker (its /ping lies)",
+    )
     service: str = setting(
         "",
         "gRPC: the service to ask about (grpc.health.v1); empty: the server",
@@ -80,12 +92,47 @@ class Health:
         return cls(path=text)
 
 
+_KEYS = ("principal", "tenant", "client", "path")
+
+
+@dataclass(frozen=True, slots=True)
+class Affinity:
+    """Prefer instances that have what the request needs: a prompt's prefix, a session, an adapter."""
+
+    to: str = setting(
+        "prompt",
+        "what is looked for: prompt, principal, tenant, client, path or header:NAME",
+        example="header:x-session",
+        short=True,
+    )
+    worth: float = setting(
+        10.0, "how many calls more under way it makes up for; it gives way beyond", "calls", at_least=0
+    )
+    kept: int = setting(10_000, "what an instance is believed to keep", "keys or prompt blocks", at_least=1)
+    for_: Duration = setting(Duration(600.0), "how long it is believed to keep it", example="10m")
+
+    def __post_init__(self) -> None:
+        if self.to != "prompt" and self.to not in _KEYS and not self.to.startswith("header:"):
+            raise ValueError(
+                f"expected to: prompt, principal, tenant, client, path or header:NAME, found {self.to!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """Prefer instances of one zone; the others help as soon as it is short."""
+
+    name: str = setting("", "the zone that this gateway is in", example="eu-1a", short=True)
+    far: float = setting(3.0, "how many times as long it may take there before a call leaves it", at_least=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Balance:
     """Which instance gets the next call."""
 
-    by: Literal["least_cost", "round_robin", "hash"] = setting(
-        "least_cost", "expected time to completion, turns, or the same key to the same instance"
+    by: Literal["least_cost", "two_choices", "round_robin", "hash"] = setting(
+        "least_cost",
+        "expected time to completion, the better of two by chance, turns, or the same key to the same one",
     )
     hash: str = setting(
         "", "what is hashed: principal, tenant, client, path or header:NAME", example="principal"
@@ -93,23 +140,40 @@ class Balance:
     panic: Ratio = setting(
         Ratio(0.0), "use all instances when fewer than this share are usable; 0 turns that off", at_most=1
     )
+    bound: float = setting(
+        1.25, "hash: an instance busier than so many times its share passes its keys on", at_least=1
+    )
     slow_start: Duration = setting(Duration(0.0), "time over which a new instance warms up", example="30s")
+    affinity: Affinity | None = setting(
+        None, "prefer who has the request's prefix, session or adapter", example="prompt"
+    )
+    zone: Zone | None = setting(None, "prefer a zone", example="eu-1a")
+    subset: int = setting(
+        0, "use only so many instances, chosen by chance for each worker; 0: all", "instances", at_least=0
+    )
+    reported: bool = setting(
+        False, "heed the load that instances report in headers (endpoint-load-metrics, x-headgate-load)"
+    )
 
     @classmethod
     def from_text(cls, text: str) -> Balance:
-        """Read `least_cost`, `round_robin` or `hash principal`."""
+        """Read `least_cost`, `two_choices`, `round_robin` or `hash principal`."""
         by, _, key = text.partition(" ")
-        if by in ("least_cost", "round_robin") and not key:
-            return cls(by="least_cost" if by == "least_cost" else "round_robin")
-        if by == "hash":
-            return cls(by="hash", hash=key.strip() or "principal")
-        raise ValueError(f"expected least_cost, round_robin or `hash principal`, found {text!r}")
+        match by:
+            case "least_cost" | "two_choices" | "round_robin" if not key:
+                return cls(by=by)
+            case "hash":
+                return cls(by="hash", hash=key.strip() or "principal")
+        raise ValueError(f"expected least_cost, two_choices, round_robin or `hash principal`, found {text!r}")
 
     def check(self) -> Iterable[str]:
-        """A hash needs something to hash."""
-        known = ("principal", "tenant", "client", "path")
-        if self.by == "hash" and self.hash not in known and not self.hash.startswith("header:"):
+        """A hash needs something to hash; the rest is a matter of cost."""
+        if self.by == "hash" and self.hash not in _KEYS and not self.hash.startswith("header:"):
             yield f"expected hash: principal, tenant, client, path or header:NAME, found {self.hash!r}"
+        if self.by != "least_cost":
+            for name in ("affinity", "zone"):
+                if getattr(self, name) is not None:
+                    yield f"expected {name} only with `by: least_cost`, found it with `by: {self.by}`"
 
 
 Cause = Literal["connect", "refused", "reset", "timeout", "500", "502", "503", "504"]
@@ -237,9 +301,11 @@ class Queue:
 
     @classmethod
     def from_text(cls, text: str) -> Queue:
-        """Read `off`."""
+        """Read `off`, or how many may wait."""
         if text in ("off", "none"):
             return cls(size=0)
+        if text.isdecimal():
+            return cls(size=int(text))
         raise ValueError(f"expected `off`, a number of calls or a mapping like {{size: 128}}, found {text!r}")
 
 

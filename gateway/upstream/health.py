@@ -1,21 +1,26 @@
 """Active health checks: every instance is asked, beside the traffic, whether it is well.
 
-One task per pool asks all its instances at once, every `health.every`. What to ask is the policy's path, or
+One task per pool asks all its instances at once, every `health.every` and up to a tenth more by chance, so
+that gateways that started together don't ask together for ever. What to ask is the policy's path, or
 the readiness that the pool's dialect defines (a server may accept connections long before its model is
 loaded); a pool that speaks plain http and names no path is not checked. gRPC has a service of its own for
-the question (grpc_health.py). An instance is innocent until
-`unhealthy_after` answers were bad in a row.
+the question (grpc_health.py). TorchServe's /ping says that the front end lives, whatever became of the
+model's workers: with `expects: torchserve` its management API (another port) is asked for the model, which is
+ready when a worker of it is. An instance is innocent until `unhealthy_after` answers were bad in a row.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import aiohttp
+import orjson
 
 from gateway.dialects.catalogue import BY_NAME
 from gateway.pipeline.pool import Instance, Pool
@@ -26,6 +31,7 @@ if TYPE_CHECKING:  # made only where an instance speaks gRPC
     from gateway.upstream.grpc_health import GrpcHealth
 
 LIMIT = 64 * 1024  # bytes of an answer
+JITTER = 0.1  # of the time between two checks, at most
 
 log = logging.getLogger("headgate.health")
 
@@ -93,7 +99,7 @@ class HealthChecks:
                 self._on_change()
             for gone in streaks.keys() - {instance.id for instance in pool.members.instances}:
                 del streaks[gone]
-            await asyncio.sleep(pool.settings.health.every)
+            await asyncio.sleep(pool.settings.health.every * (1.0 + JITTER * random.random()))
 
     async def _ask(self, pool: Pool, model: str, instance: Instance) -> bool:
         path = question(pool, model)
@@ -101,16 +107,21 @@ class HealthChecks:
         if pool.is_grpc:
             health = pool.settings.health
             return await self._over_grpc().ask(instance, health.service, health.timeout)
-        timeout = aiohttp.ClientTimeout(total=pool.settings.health.timeout)
+        settings = pool.settings.health
+        timeout = aiohttp.ClientTimeout(total=settings.timeout)
         try:
             base, encrypted = address_of(instance, self._client_tls)
+            if settings.port:
+                base = f"{base.rpartition(':')[0]}:{settings.port}"
             async with self._session().get(
                 f"{base}{path}", timeout=timeout, allow_redirects=False, **encrypted
             ) as response:
                 body = await read_bounded(response, LIMIT)
         except (aiohttp.ClientError, OSError, TimeoutError):
             return False
-        if pool.settings.health.path or pool.speaks not in BY_NAME:
+        if settings.expects == "torchserve":
+            return response.status == 200 and has_ready_worker(body)
+        if settings.path or pool.speaks not in BY_NAME:
             return 200 <= response.status < 300
         return BY_NAME[pool.speaks].read_ready(response.status, body)
 
@@ -127,8 +138,24 @@ def question(pool: Pool, model: str) -> str | None:
         return "/grpc.health.v1.Health/Check"
     if health.path:
         return health.path
+    if health.expects == "torchserve":
+        return f"/models/{quote(model)}" if model else None
     dialect = BY_NAME.get(pool.speaks)
     return None if dialect is None else dialect.health_path(model).decode("latin-1")
+
+
+def has_ready_worker(body: bytes) -> bool:
+    """Tell whether TorchServe's description of a model (a list, an entry per version) has a READY worker."""
+    try:
+        versions = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(versions, list) and any(
+        isinstance(worker, dict) and worker.get("status") == "READY"
+        for version in versions
+        if isinstance(version, dict) and isinstance(version.get("workers"), list)
+        for worker in version["workers"]
+    )
 
 
 def _judge(pool: Pool, instance: Instance, streak: Streak, well: bool) -> None:

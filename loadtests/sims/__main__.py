@@ -16,7 +16,17 @@ from pathlib import Path
 
 from loadtests.sims.report import Report
 
-NAMES = ("release", "predictions", "overload", "fairness", "balancing", "ejection", "retries", "leases")
+NAMES = (
+    "release",
+    "predictions",
+    "overload",
+    "fairness",
+    "balancing",
+    "ejection",
+    "retries",
+    "affinity",
+    "leases",
+)
 OUT = Path(__file__).parents[1] / "out" / "sims"
 
 

@@ -18,7 +18,7 @@ from gateway.http.message import Response
         (b"endpoint-load-metrics", b"TEXT named_metrics.vllm:num_requests_running=2", 2),
         (
             b"endpoint-load-metrics",
-            b'JSON {"cpu_utilization": 0.3, "named_metrics": {"vllm:num_requests_running": 2.0, "queued": 1}}',
+            b'JSON {"eps": 0.3, "named_metrics": {"vllm:num_requests_running": 2.0, "queued": 1}}',
             3,
         ),
         (b"endpoint-load-metrics", b"TEXT cpu_utilization=0.3", -1),
