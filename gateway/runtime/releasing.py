@@ -294,8 +294,6 @@ class Releasing:
     def metrics(self) -> Iterator[Metric]:
         """Weight, step, evidence, verdicts, requests."""
         courses = self._courses
-        if not courses:
-            return
         yield gauge(
             "headgate_release_weight",
             "The candidate's share of the requests.",

@@ -1,0 +1,170 @@
+"""Releases over several workers, over crashes, and over whatever is on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gateway.filters.release import Release
+from gateway.runtime.policies import read
+from gateway.runtime.release_file import ReleaseFile
+from tests.fakes.versions import Version, page, version
+from tests.runtime.crews import Crewed, crewed
+from tests.runtime.running import question
+
+INFER = "/v2/models/m/infer"
+
+
+@pytest.fixture
+async def stable() -> AsyncIterator[Version]:
+    async with version("v1") as made:
+        yield made
+
+
+@pytest.fixture
+async def candidate() -> AsyncIterator[Version]:
+    async with version("v2") as made:
+        yield made
+
+
+async def ask(gateway: Crewed, count: int, pause: float = 0.0) -> Counter[tuple[int, str]]:
+    """Requests over connections of their own, so that all workers get some."""
+    seen: Counter[tuple[int, str]] = Counter()
+    for _ in range(count):
+        async with (
+            aiohttp.ClientSession(f"http://127.0.0.1:{gateway.port}") as http,
+            http.post(INFER, json=question(1, 2)) as answer,
+        ):
+            await answer.read()
+            seen[answer.status, answer.headers.get("x-served-by", "")] += 1
+        await asyncio.sleep(pause)
+    return seen
+
+
+async def release_of(gateway: Crewed) -> dict[str, Any]:
+    (one,) = await gateway.json("/releases")
+    return dict(one)
+
+
+async def move(gateway: Crewed, act: str) -> int:
+    async with gateway.admin.post(f"/releases/m/{act}") as answer:
+        return answer.status
+
+
+async def test_the_evidence_of_all_workers_adds_up_to_one_decision(
+    tmp_path: Path, stable: Version, candidate: Version
+) -> None:
+    candidate.broken = 0.5
+    async with crewed(tmp_path, page(stable, candidate, "{weight: 30%, judge: {}}"), 2) as gateway:
+        for _ in range(30):
+            await ask(gateway, 5)
+            if (await release_of(gateway))["phase"] == "rolled_back":
+                break
+        shown = await release_of(gateway)
+        assert shown["phase"] == "rolled_back"
+        assert await gateway.metric("headgate_release_weight", release="m") == 0
+        await asyncio.sleep(0.3)
+        asked = candidate.asked
+        assert {served for _, served in await ask(gateway, 20)} == {"v1"}
+        assert candidate.asked == asked
+
+
+async def test_a_decision_survives_the_death_of_a_worker_and_of_the_whole_gateway(
+    tmp_path: Path, stable: Version, candidate: Version
+) -> None:
+    text = page(stable, candidate, "{weight: 50%, judge: {}}")
+    async with crewed(tmp_path, text, 2) as gateway:
+        await ask(gateway, 10)
+        assert await move(gateway, "rollback") == 200
+        before = await gateway.pids()
+        for pid in before.values():
+            os.kill(pid, signal.SIGKILL)
+        await gateway.until_exchanged(before)
+        assert await ask(gateway, 20) == {(200, "v1"): 20}
+        await gateway.until((tmp_path / ".headgate/releases.json").exists)
+        gateway.signal(signal.SIGKILL)
+        await gateway.process.wait()
+    async with crewed(tmp_path, text, 2) as gateway:
+        shown = await release_of(gateway)
+        assert (shown["phase"], shown["weight"]) == ("rolled_back", 0)
+        assert await ask(gateway, 20) == {(200, "v1"): 20}
+
+
+async def test_a_blue_green_flip_is_one_moment_for_all_workers(
+    tmp_path: Path, stable: Version, candidate: Version
+) -> None:
+    candidate.broken = 1.0
+    sample = '{path: /v2/models/m/infer, body: \'{"inputs": [{"shape": [1, 2]}]}\'}'
+    release = f"{{kind: blue_green, ready: {{sample: {sample}}}}}"
+    async with crewed(tmp_path, page(stable, candidate, release), 2) as gateway:
+        order: list[tuple[int, str]] = []
+
+        async def client() -> None:
+            for _ in range(60):
+                (one,) = await ask(gateway, 1, 0.01)
+                order.append(one)
+
+        clients = [asyncio.create_task(client()) for _ in range(3)]
+        await gateway.until(lambda: len(order) > 20)
+        candidate.broken = 0.0
+
+        async def flipped() -> bool:
+            return (await release_of(gateway))["phase"] == "promoted"
+
+        await gateway.until(flipped)
+        await asyncio.gather(*clients)
+        assert {status for status, _ in order} == {200}
+        assert await ask(gateway, 10) == {(200, "v2"): 10}
+        assert await move(gateway, "rollback") == 200
+        await asyncio.sleep(0.2)
+        assert await ask(gateway, 10) == {(200, "v1"): 10}
+
+
+# The file
+
+
+def test_what_was_saved_is_loaded_and_events_are_added(tmp_path: Path) -> None:
+    file = ReleaseFile(tmp_path / "deep/releases.json")
+    file.save({"m": {"epoch": 1}}, [{"event": "step"}])
+    file.save({"m": {"epoch": 2}}, [{"event": "promote"}])
+    assert file.load() == {"m": {"epoch": 2}}
+    assert (tmp_path / "deep/releases.jsonl").read_text() == '{"event":"step"}\n{"event":"promote"}\n'
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["releases.json", "releases.jsonl"]
+
+
+def test_a_disk_that_takes_nothing_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    file = ReleaseFile(tmp_path / "file/releases.json")
+    for _ in range(3):
+        file.save({"m": {}}, [])
+    assert caplog.text.count("can't be kept") == 1
+    assert ReleaseFile(None).load() == {}
+
+
+# The example
+
+
+def test_the_example_of_the_documentation_is_a_release_that_climbs() -> None:
+    loaded = read(Path(__file__).parents[2] / "policies/examples/release")
+    assert loaded.schema is not None, loaded.report()
+    (placed,) = loaded.schema.policies["digits-2"].verbs["release"]
+    release = placed.value
+    assert isinstance(release, Release)
+    assert release.plan().steps == (0.0, 0.05, 0.25, 0.5, 1.0)
+    assert release.judge is not None
+    criteria = release.judge.criteria()
+    assert criteria.judge().verdict().sides.keys() == {
+        "errors",
+        "rejections",
+        "latency_p99",
+        "predictions",
+        "flips",
+    }
