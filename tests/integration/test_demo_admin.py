@@ -97,7 +97,7 @@ def test_metrics_are_prometheus_text_that_names_every_instance(demo: Demo) -> No
         for one in demo.instances()
     }
     assert ups == dict.fromkeys(ups, 1.0)
-    assert len(ups) == 4
+    assert len(ups) == 6
     assert demo.metric("headgate_policies_ok") == 1.0
 
 
@@ -183,5 +183,10 @@ class ImpatientDemo(Demo):
 def test_a_stranger_finds_every_pool_once_the_demo_is_ready(tmp_path: Path) -> None:
     """A script waits for /readyz and then tries every behaviour: the canary must be there by then."""
     with ImpatientDemo(tmp_path) as demo:
-        assert {one["pool"] for one in demo.instances()} == {"digits-v1", "digits-v2", "digits-lite"}
+        assert {one["pool"] for one in demo.instances()} == {
+            "digits-v1",
+            "digits-v2",
+            "digits-lite",
+            "digits-grpc",
+        }
         assert demo.predict(headers=CANARY)["x-headgate-pool"] == "digits-v2"

@@ -36,7 +36,7 @@ def change(folder: Path, file: str, old: str, new: str) -> None:
 def test_check_counts_what_is_good(folder: Path) -> None:
     done = command("check", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "policies: 1 endpoints, 3 pools, 4 policies, 3 principals: good\n"
+    assert done.stdout == "policies: 2 endpoints, 4 pools, 4 policies, 3 principals: good\n"
 
 
 def test_check_tells_every_error_at_once_with_its_place_and_the_nearest_word(folder: Path) -> None:
@@ -45,7 +45,7 @@ def test_check_tells_every_error_at_once_with_its_place_and_the_nearest_word(fol
     change(folder, "who.yaml", "plan: pro", "plan: prof")
     done = command("check", cwd=folder)
     assert done.returncode == 1
-    for place in ("policies/digits.yaml:18:5", "policies/house-rules.yaml:16:", "policies/who.yaml:"):
+    for place in ("policies/digits.yaml:19:5", "policies/house-rules.yaml:16:", "policies/who.yaml:"):
         assert place in done.stdout
     assert "timeout" in done.stdout
     assert "3 errors in policies" in done.stdout
@@ -135,7 +135,7 @@ def test_explain_reads_the_body_from_a_file_and_takes_a_whole_url(demo: Demo) ->
 def test_endpoints_lists_versions_labels_pools_and_instances(demo: Demo) -> None:
     done = demo.headgate("endpoints")
     assert done.returncode == 0
-    assert "digits  (model digits; policies/digits.yaml:12:3)" in done.stdout
+    assert "digits  (model digits; policies/digits.yaml:13:3)" in done.stdout
     assert "version 1 stable -> pool digits-v1" in done.stdout
     assert "version 2 canary -> pool digits-v2" in done.stdout
     for one in demo.instances():

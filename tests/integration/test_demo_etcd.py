@@ -38,7 +38,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServers]:
 
 @pytest.fixture(scope="module")
 def found(servers: EtcdServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """A demo whose instances are found in etcd. Each test leaves four instances behind."""
+    """A demo whose instances are found in etcd. Each test leaves six instances behind."""
     with Demo(tmp_path_factory.mktemp("demo"), "--etcd", servers.urls[0]) as running:
         yield running
 
@@ -58,8 +58,8 @@ def test_the_demo_on_etcd_answers_as_the_one_without(found: Demo, servers: EtcdS
     registry = found.admin_json("/config")["registry"]
     assert registry["name"].startswith("etcd ")
     assert registry["live"]
-    assert len(addresses(found)) == 4
-    assert len(servers.keys("/services/default/")) == 4
+    assert len(addresses(found)) == 6
+    assert len(servers.keys("/services/default/")) == 6
 
 
 def test_a_stopped_backend_leaves_at_once_and_a_killed_one_with_its_lease(found: Demo) -> None:
@@ -78,7 +78,7 @@ def test_a_stopped_backend_leaves_at_once_and_a_killed_one_with_its_lease(found:
         assert took <= TTL + 1.0
         for part in (stopped, killed):
             found.spawn(part.argv)
-        until(lambda: len(addresses(found)) == 4, "their successors")
+        until(lambda: len(addresses(found)) == 6, "their successors")
     assert load.failures == [], load.summary()
 
 
@@ -86,7 +86,7 @@ def test_traffic_goes_on_without_etcd_and_a_new_backend_is_found_when_it_returns
     found: Demo, servers: EtcdServers
 ) -> None:
     before = addresses(found)
-    assert len(before) == 4
+    assert len(before) == 6
     argv = next(part.argv for name, part in found.parts().items() if name == "digits-v1-b")
     with Hammer(found.http, clients=4) as load:
         servers.nodes[0].kill()
@@ -101,7 +101,7 @@ def test_traffic_goes_on_without_etcd_and_a_new_backend_is_found_when_it_returns
         servers.wait()
         took = until(lambda: found.admin_json("/config")["registry"]["live"], "the watch to return")
         print(f"resynced {took:.2f} s after etcd was back")
-        until(lambda: len(addresses(found)) == 5, "the new backend to appear")
+        until(lambda: len(addresses(found)) == 8, "the new backend to appear")
         assert before < addresses(found)
         latecomer.terminate()
         until(lambda: addresses(found) == before, "it to leave again")
@@ -112,15 +112,14 @@ def test_traffic_goes_on_without_etcd_and_a_new_backend_is_found_when_it_returns
 def test_a_gateway_that_starts_without_etcd_uses_what_it_knew(found: Demo, servers: EtcdServers) -> None:
     """The snapshot on disk; without one it starts, says why it is not ready, and recovers."""
     before = addresses(found)
-    assert len(before) == 4
+    assert len(before) == 6
     registry = f"etcd://127.0.0.1:{servers.nodes[0].port}"
     servers.nodes[0].kill()
     argv = [*found.parts()["gateway"].argv]
-    http, admin = argv[argv.index("--http") + 1], argv[argv.index("--admin-listen") + 1]
     assert registry in argv
     other = Demo(found.folder)
-    argv = [text.replace(http, f"127.0.0.1:{other.http}") for text in argv]
-    argv = [text.replace(admin, f"127.0.0.1:{other.admin}") for text in argv]
+    for option, port in (("--http", other.http), ("--grpc", other.grpc), ("--admin-listen", other.admin)):
+        argv[argv.index(option) + 1] = f"127.0.0.1:{port}"
     try:
         process = found.spawn(argv)
         until(lambda: other.ask_health() == 200, "the second gateway")

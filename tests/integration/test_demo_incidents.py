@@ -119,18 +119,18 @@ def test_a_broken_edit_changes_nothing_and_is_reported_everywhere(edited: Demo) 
             took = until(lambda: not edited.last_reload()["ok"], "the report")
             assert took <= 1.0
             (error,) = edited.last_reload()["errors"]
-            assert "digits.yaml:18:5" in error
+            assert "digits.yaml:19:5" in error
             assert "timeout" in error
             assert edited.metric("headgate_policies_ok") == 0.0
             assert edited.admin_json("/config")["version"] == before["version"]
             assert edited.admin_json("/config")["digest"] == before["digest"]
-            assert "digits.yaml:18:5" in (edited.folder / ".demo/gateway.log").read_text()
+            assert "digits.yaml:19:5" in (edited.folder / ".demo/gateway.log").read_text()
             checked = edited.headgate("check")
             assert checked.returncode == 1
-            assert "policies/digits.yaml:18:5" in checked.stdout
+            assert "policies/digits.yaml:19:5" in checked.stdout
             answer = edited.ask_admin("/reload", method="POST")
             assert answer.status == 422
-            assert "digits.yaml:18:5" in str(answer.json["errors"])
+            assert "digits.yaml:19:5" in str(answer.json["errors"])
         finally:
             (edited.policies / "digits.yaml").write_text(good)
         until(lambda: edited.last_reload()["ok"], "the repair", 2)

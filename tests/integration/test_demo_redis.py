@@ -20,6 +20,7 @@ FOUND = {
     "digits-v1": "find: digits, version: v1",
     "digits-v2": "find: digits, version: v2",
     "digits-lite": "find: digits-lite",
+    "digits-grpc": "find: digits-grpc, version: v1",
 }
 
 
