@@ -15,7 +15,7 @@ TWIN := $(addprefix tests/,http governance pipeline playbooks filters stores/tes
 SOURCES := $(shell find gateway backends -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check services native peers bench load fuzz chaos soak asan generated clean test-peers
+.PHONY: help demo test check services native peers bench govern load fuzz chaos soak asan generated clean test-peers
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -58,6 +58,9 @@ peers:  ## install the gateways that the bench compares with (Debian, as root; E
 bench: $(VENV)/.test peers  ## CPU, latency, memory beside other gateways, in one interleaved run: 12 quiet minutes
 	@$(MAKE) --no-print-directory native || echo "nothing could be compiled: the pure gateway alone is measured"
 	@$(BIN)/python -m loadtests.bench $(BENCH)
+
+govern: $(VENV)/.test  ## overload over loopback: stub backends get 2, 5 and 10 times what they can do; two minutes
+	@$(BIN)/python -m loadtests.govern $(GOVERN)
 
 load: $(VENV)/.test  ## locust drives the demo past its limits; asserts, a report and a picture in loadtests/out/
 	@$(BIN)/python -m loadtests.scenarios $(LOAD)
