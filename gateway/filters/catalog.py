@@ -37,6 +37,7 @@ from gateway.filters import (
     authenticate,
     cache,
     compress,
+    concurrent,
     cors,
     debug,
     degrade,
@@ -72,6 +73,7 @@ PLACES: Mapping[str, int] = {
     "slo": 44,
     "importance": 45,
     "upgrade": 46,
+    "concurrent": 49,
     "throttle": 50,  # its rows: 70
     "explicit": 58,
     "validate": 60,
@@ -96,6 +98,7 @@ FILTER_KINDS: tuple[FilterKind[Any], ...] = (
     slo.KIND,
     importance.KIND,
     upgrade.KIND,
+    concurrent.KIND,
     throttle.KIND,
     validate.KIND,
     release.KIND,

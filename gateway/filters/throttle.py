@@ -3,6 +3,9 @@
     throttle: 50/s                              the endpoint, 50 requests per second
     throttle: 5/s per principal burst 5         each principal for itself
     throttle: [50/s, 20000 rows/min per tenant]
+    throttle: 100000 tokens/min per tenant      of language models, prompt and answer
+    throttle: 800 compute/s per plan            milliseconds that instances worked
+    throttle: {rate: 10/s, pace: 500ms}         who is early waits, up to half a second
 
 Every throttle that applies to a request must have room, or nothing is spent anywhere. What the head can tell
 (requests, bytes) is decided before the body is read; rows are decided once the tensors are known, and when
@@ -14,6 +17,9 @@ counts over all endpoints that it applies to when it says `per principal`, `tena
 `header:NAME`, one bucket for each; without `per`, `per endpoint` or `per model` each endpoint or model has
 its own. Somebody without a principal, plan or tenant is counted by the next best: tenant -> principal ->
 address. A throttle whose rate or burst changes starts with a full bucket.
+
+Tokens and compute are known when it is over: what such a request usually costs is reserved, the rest settled
+as the answer streams past and at its end, into debt if need be (throttle_costs.py).
 
 A refusal is 429 `rate_limited`, or `cost_above_burst` where coming back makes no sense, and names the
 throttle that makes the caller wait longest. RateLimit and RateLimit-Policy follow
@@ -31,17 +37,16 @@ from typing import Final
 
 from gateway.config.kind import REQUIRED, setting
 from gateway.config.schema import Failure
-from gateway.config.units import Rate, parse_rate, render_rate
-from gateway.filters.throttle_claims import Level, Unit
+from gateway.config.units import Duration, Rate, parse_rate, render_rate
+from gateway.filters.throttle_claims import KEYS, Level, Unit
+from gateway.filters.throttle_costs import CostThrottle
 from gateway.filters.throttling import BytesThrottle, HeadThrottle, RowsThrottle, Throttling
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
 
-KEYS: Final = ("principal", "tenant", "plan", "address", "endpoint", "model")
 _TEXT: Final = re.compile(
     r"(?P<count>[^\s/]+)(?: +(?P<unit>[a-z]+))? ?/ ?(?P<period>\S+)"
     r"(?: +per +(?P<per>\S+))?(?: +burst +(?P<burst>\S+))?"
 )
-_LATER: Final = ("tokens", "compute")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,18 @@ class Throttle:
     burst: float | None = setting(
         None, "how much may come at once; default a tenth of one second's, at least 1", example=5, at_least=1
     )
-    cost: Unit = setting("requests", "what is counted: requests, rows of predictions, or bytes of bodies")
+    cost: Unit = setting(
+        "requests",
+        "what is counted: requests, rows of predictions, bytes of bodies, tokens of language models, or "
+        "compute: milliseconds that instances worked",
+    )
+    pace: Duration = setting(
+        Duration(0.0), "who comes too early waits up to so long instead of being refused", example="200ms"
+    )
+    exact: bool = setting(False, "decide each request in the shared store; small limits always are")
+    capacity: bool = setting(
+        False, "the limit protects us and is nobody's quota: refused with 503 instead of 429"
+    )
     on_store_failure: Failure | None = setting(
         None, "while the counters are away: local, open or closed; default the stores' own"
     )
@@ -103,9 +119,11 @@ def _unit(text: str) -> Unit:
             return "rows"
         case "bytes" | "byte":
             return "bytes"
-    if text in _LATER:
-        raise ValueError(f"expected requests, rows or bytes; {text} can't be counted yet")
-    raise ValueError(f"expected requests, rows or bytes before the slash, found {text!r}")
+        case "tokens" | "token":
+            return "tokens"
+        case "compute":
+            return "compute"
+    raise ValueError(f"expected requests, rows, bytes, tokens or compute before the slash, found {text!r}")
 
 
 def _level(rule: Rule[Throttle], parts: Parts) -> Level:
@@ -119,18 +137,24 @@ def _level(rule: Rule[Throttle], parts: Parts) -> Level:
         per=throttle.per,
         limit=str(throttle),
         on_failure=throttle.on_store_failure,
+        pace=throttle.pace,
+        exact=throttle.exact,
+        status=503 if throttle.capacity else 429,
     )
 
 
 def _build(rules: Sequence[Rule[Throttle]], parts: Parts) -> Iterable[Filter]:
     levels = [_level(rule, parts) for rule in dict.fromkeys(rules)]
-    by_head = [level for level in levels if level.unit != "rows"]
+    by_head = [level for level in levels if level.unit in ("requests", "bytes")]
+    by_cost = [level for level in levels if level.unit in ("tokens", "compute")]
     by_rows = [level for level in levels if level.unit == "rows"]
     head: Throttling | None = None
     if by_head:
         counts_bytes = any(level.unit == "bytes" for level in by_head)
         head = BytesThrottle(by_head, parts) if counts_bytes else HeadThrottle(by_head, parts)
         yield head
+    if by_cost:
+        yield CostThrottle(by_cost, parts, head)
     if by_rows:
         yield RowsThrottle(by_rows, parts, head)
 

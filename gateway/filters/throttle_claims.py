@@ -12,17 +12,27 @@ from typing import Final, Literal, TypeAlias
 
 from gateway.config.schema import Failure
 from gateway.config.units import Rate
+from gateway.governance.rate_borrower import EXACT
 from gateway.http.ratelimit import policy_item, quoted
 from gateway.pipeline.context import Context
 from gateway.pipeline.filter import EVERYBODY, Parts, Rule
 from gateway.pipeline.ports import Claim, CounterStore, Grant, Principal
 
-Unit: TypeAlias = Literal["requests", "rows", "bytes"]
+Unit: TypeAlias = Literal["requests", "rows", "bytes", "tokens", "compute"]
 
 _LONGEST_SUBJECT: Final = 64  # bytes of a client's own text in a key; longer ones are hashed
-_COUNTED: Final[Mapping[Unit, str]] = {"requests": "requests", "rows": "rows", "bytes": "content-bytes"}
+_COUNTED: Final[Mapping[Unit, str]] = {
+    "requests": "requests",
+    "rows": "rows",
+    "bytes": "content-bytes",
+    "tokens": "tokens",
+    "compute": "compute-ms",
+}
 
 # Whose bucket
+
+KEYS: Final = ("principal", "tenant", "plan", "address", "endpoint", "model")
+SHARED: Final = frozenset(("", "endpoint", "model"))  # nobody's own: everybody counts together
 
 Subject: TypeAlias = Callable[[Context], bytes]
 _BY_PRINCIPAL: Final = frozenset(("principal", "tenant", "plan", "", "endpoint", "model"))
@@ -47,6 +57,11 @@ def _subject(per: str, parts: Parts) -> tuple[Subject, bytes | None]:
             return (lambda _: model), model
     field = per.removeprefix("header:").lower().encode()
     return (lambda ctx: b"header " + _short(ctx.request.header(field) or b"")), None
+
+
+def subject_of(per: str, parts: Parts) -> Subject:
+    """Return what tells whose requests count together."""
+    return _subject(per, parts)[0]
 
 
 def _principal(ctx: Context) -> bytes:
@@ -79,7 +94,8 @@ class Level:
 
     unit: what is counted. rate: of it, per period. size: of a full bucket. per: whose bucket. limit: all that
     as the policy says it. plain: it applies to everybody, always. steady: to whom it applies and which bucket
-    it means depends on the principal alone, where there is one.
+    it means depends on the principal alone, where there is one. pace: s that a request may wait for its turn.
+    status: of its refusals.
     """
 
     __slots__ = (
@@ -91,9 +107,11 @@ class Level:
         "member",
         "name",
         "on_failure",
+        "pace",
         "plain",
         "rate",
         "rule",
+        "status",
         "steady",
         "unit",
     )
@@ -109,6 +127,9 @@ class Level:
         per: str,
         limit: str,
         on_failure: Failure | None,
+        pace: float = 0.0,
+        exact: bool = False,
+        status: int = 429,
     ) -> None:
         lasting = rule.since is None and rule.until is None and not rule.during
         self.rule = rule
@@ -122,7 +143,9 @@ class Level:
         name = rule.policy or parts.endpoint
         self.name = quoted(name)
         self.member = policy_item(name, rate.count, rate.period, _COUNTED[unit])
-        self._prefix = f"{rule.policy}\0{limit}\0".encode()
+        self._prefix = (EXACT if exact else b"") + f"{rule.policy}\0{limit}\0".encode()
+        self.pace = pace
+        self.status = status
         self._subject, always = _subject(per, parts)
         self._fixed: Claim | None = None
         if always is not None and unit == "requests":

@@ -24,13 +24,14 @@ from gateway.pipeline.context import Context, Slot
 from gateway.pipeline.errors import Refusal
 from gateway.pipeline.filter import Parts
 from gateway.pipeline.moments import Filter
-from gateway.pipeline.ports import Claim, Grant, Principal, StoreUnavailable
+from gateway.pipeline.ports import Claim, Grant, Principal, StoreUnavailable, Timers
 from gateway.pipeline.prediction import ROWS_KEPT, is_prediction, read_prediction
 from gateway.pipeline.promise import Eventual, Promise
 
 Verdict: TypeAlias = Response | Refusal | None
 
 KNOWN: Final = 4096  # principals whose throttles are remembered
+JITTER: Final = 0.25  # at most so much later than need be, lest all refused come back at once
 STORE_RETRY: Final = 1.0  # s, what a client hears while the counters are away
 _ONE_REQUEST: Final[Mapping[Unit, float]] = {"requests": 1.0}
 
@@ -64,6 +65,9 @@ class Throttling(Filter):
         self._local = parts.local_counters
         self._gateways = parts.gateways
         self._clock = parts.clock
+        self._timers = parts.timers
+        self._chance = parts.ids.chance
+        self.paced = 0  # requests that waited for their turn
         self._spent: Slot[Spent] = Slot()
         self.would_refuse = 0
 
@@ -79,6 +83,8 @@ class Throttling(Filter):
         spent = self._spent.get(ctx)
         if spent is not None:
             spent.over = True
+            if spent.grant is not None and not spent.grant.allowed and not ctx.attempts:
+                spent.give_back(ctx.now)  # it left before its turn came
 
     def refund(self, ctx: Context) -> None:
         """Give everything back: the request was refused after all."""
@@ -124,15 +130,37 @@ class Throttling(Filter):
             else:
                 later.reject(error)
 
-        granted.then(lambda grant: later.resolve(self._decided(ctx, spent, grant)), failed)
+        granted.then(lambda grant: _pass_on(self._decided(ctx, spent, grant), later), failed)
         return later
 
-    def _decided(self, ctx: Context, spent: Spent, grant: Grant) -> Verdict:
+    def _wait(self, ctx: Context, spent: Spent, grant: Grant, timers: Timers) -> Eventual[Verdict]:
+        """Take the next turn: charged now, into debt, so that who comes later waits longer; in order, evenly.
+
+        A client that leaves meanwhile gives its turn back at the end of its request.
+        """
+        self.paced += 1
+        spent.store.settle(spent.claims, ctx.now)
+        spent.grant = grant
+        later: Promise[Verdict] = Promise()
+
+        def turn() -> None:
+            if not spent.over:
+                ctx.now = self._clock.now()
+                self._rehearse(ctx, spent)
+            later.resolve(None)
+
+        timers.punctual(ctx.now + grant.retry_after, turn)
+        return later
+
+    def _decided(self, ctx: Context, spent: Spent, grant: Grant) -> Eventual[Verdict]:
         if ctx.trail is not None:
             level = spent.levels[grant.binding]
             _note(ctx, level, grant, "passed" if grant.allowed else "refused")
         if not grant.allowed:
-            return _refusal(spent.levels[grant.binding], grant)
+            level = spent.levels[grant.binding]
+            if level.pace and grant.retry_after <= level.pace and self._timers is not None and not ctx.dry:
+                return self._wait(ctx, spent, grant, self._timers)
+            return _refusal(level, grant, 1.0 + JITTER * self._chance())
         spent.grant = grant
         if spent.over:
             spent.give_back(self._clock.now())
@@ -194,7 +222,7 @@ def _share(claim: Claim, share: int) -> Claim:
     return Claim(claim.key, claim.cost, claim.rate / share, burst)
 
 
-def _refusal(level: Level, grant: Grant) -> Refusal:
+def _refusal(level: Level, grant: Grant, stretch: float) -> Refusal:
     policy = level.rule.policy
     if grant.retry_after == inf:
         return Refusal(
@@ -206,11 +234,11 @@ def _refusal(level: Level, grant: Grant) -> Refusal:
             details={"limit": level.limit},
         )
     return Refusal(
-        429,
+        level.status,
         "rate_limited",
         f"more than the limit of {level.limit}",
         policy=policy,
-        retry_after=grant.retry_after,
+        retry_after=grant.retry_after * stretch,
         headers=_fields(level, grant),
         details={"limit": level.limit},
     )

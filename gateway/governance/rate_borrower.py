@@ -9,7 +9,7 @@ one, is asked for each request; what was denied is not asked again before it can
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from math import inf, sqrt
 
 from gateway.governance.rate_leases import HEADROOM, TTL, Draw, Word
@@ -21,6 +21,7 @@ FIRST_PAUSE = 0.03  # s between two asks of a holder that ran dry
 LONGEST_PAUSE = 0.3  # s
 IDLE = 0.03  # s without a spending after which a share goes back
 WORTH = 20.0  # tokens/s: a smaller demand is asked request by request
+EXACT = b"exact "  # a key that begins so is never lent
 SMALL_RATE = 50.0  # tokens/s: a slower bucket is never lent, each of its requests is decided exactly
 SMALL_BURST = 10.0  # tokens: nor is a smaller one
 TINY = 1e-9
@@ -55,7 +56,7 @@ class _Share:
         self.key = claim.key
         self.rate = claim.rate
         self.burst = claim.burst
-        self.is_small = claim.rate < SMALL_RATE or claim.burst < SMALL_BURST
+        self.is_small = claim.rate < SMALL_RATE or claim.burst < SMALL_BURST or claim.key.startswith(EXACT)
         self.tokens = 0.0
         self.at = now  # up to here the flow is in the tokens
         self.flow = 0.0
@@ -118,18 +119,14 @@ class Wish:
 
 
 class RateBorrower:
-    """Spends from shares and says what to ask the lender. One per process.
+    """Spends from shares and says what to ask the lender. One per process."""
 
-    exact: keys of buckets that are never lent, whatever their size.
-    """
-
-    __slots__ = ("_active", "_max_keys", "_shares", "exact")
+    __slots__ = ("_active", "_max_keys", "_shares")
 
     def __init__(self, max_keys: int = 100_000) -> None:
         self._shares: dict[bytes, _Share] = {}
         self._active: dict[bytes, _Share] = {}  # those with a flow
         self._max_keys = max_keys
-        self.exact: Container[bytes] = frozenset[bytes]()
 
     def take(self, claims: Sequence[Spending], now: float) -> Verdict | Wish:
         """Spend all or none from shares; a Wish where the lender must be asked, for what lacks."""
@@ -147,7 +144,7 @@ class RateBorrower:
                 if scarce is UNLIMITED or left < scarce.remaining:
                     scarce = Verdict(True, index, left, 0.0, max(0.0, claim.burst - left) / claim.rate)
                 continue
-            wants = 0.0 if share.is_small or claim.key in self.exact else share.wants(now)
+            wants = 0.0 if share.is_small else share.wants(now)
             if self._is_denied(share, claim.cost, wants, now):
                 self._restore(reserved)
                 wait = share.denied_until - now

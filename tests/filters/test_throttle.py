@@ -50,8 +50,7 @@ def test_the_short_form_says_it_all(text: str, expected: Throttle) -> None:
         ("50/s per nobody", "expected per principal"),
         ("50/s per header:", "expected per principal"),
         ("50/s burst 0", "burst of at least 1"),
-        ("50 tokens/s", "tokens can't be counted yet"),
-        ("50 apples/s", "expected requests, rows or bytes"),
+        ("50 apples/s", "expected requests, rows, bytes"),
         ("0/s", "above zero"),
         ("50/fortnight", "expected a period"),
     ],
@@ -84,7 +83,8 @@ def test_who_goes_over_is_told_when_to_come_back_and_by_which_policy() -> None:
     refusal = head.on_request(traffic.context())
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.code, refusal.policy) == (429, "rate_limited", "free-tier")
-    assert refusal.retry_after == pytest.approx(0.2)
+    assert refusal.retry_after is not None
+    assert 0.2 - 1e-6 <= refusal.retry_after <= 0.25 + 1e-6  # jitter: never earlier than true
     assert (b"ratelimit-policy", b'"free-tier";q=5;w=1') in refusal.headers
     assert (b"ratelimit", b'"free-tier";r=0;t=1') in refusal.headers
 
@@ -341,7 +341,7 @@ def test_counting_locally_gives_each_gateway_its_share() -> None:
         verdict.then(verdicts.append, pytest.fail)
         ledger.fail(StoreUnavailable("away"))
     assert [type(one) for one in verdicts] == [type(None), type(None), Refusal]
-    assert verdicts[2].retry_after == pytest.approx(0.5)
+    assert 0.5 - 1e-6 <= verdicts[2].retry_after <= 0.625
 
 
 def test_a_bug_in_the_store_is_not_taken_for_its_absence() -> None:
