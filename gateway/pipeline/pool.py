@@ -253,7 +253,7 @@ class Pool:
         self.settings = settings
         self.speaks = speaks
         self._full = Full(name)
-        self._waits = settings.queue.size > 0
+        self._waits = settings.queue.size != 0
         self.is_grpc = speaks == "grpc"
         self.http2 = http2 or self.is_grpc
         self.model = model
@@ -463,7 +463,7 @@ class Pool:
 
     def waiting_room(self, clock: Clock, timers: Timers) -> PoolQueue | None:
         """Return the queue of those who found it full, None where nobody is to wait."""
-        if self.queue is None and self.settings.queue.size:
+        if self.queue is None and self._waits:
             target = self.settings.concurrency.target
             settings = self.settings.queue
             self.queue = PoolQueue(

@@ -10,6 +10,9 @@ pool is taken; a pool that never was full has no queue and measures nothing. Who
 `overloaded` with a Retry-After of the time in which the queue drains at its present rate, and up to two
 seconds by chance on top, so that they don't all come back at once.
 
+The queue is short, half of what may be under way: a longer one gains nothing under overload, and keeps those
+waiting whom it will turn away in the end. So nearly all that are refused are refused at once.
+
 Waking never recurses. A waiter that is woken may fail at once and release, or make another one leave: that
 only adds to what the outermost `pump` still has to do, so a thousand released in one turn need one frame.
 Hedges and copies don't wait: they are worth something only where there is room. A retry does: its budget
@@ -30,6 +33,8 @@ from gateway.pipeline.errors import Overloaded
 from gateway.pipeline.ports import Cancellable, Clock, Ids, Timers
 
 SWEEP = 0.05  # s between two looks for those that are late
+SHARE = 0.5  # of the pool's limit may wait: longer queues add waits, not good answers (loadtests/sims)
+FEWEST = 16  # may wait in any case
 LONGEST = 30.0  # s of any Retry-After
 SCATTER = 2.0  # s, at most, added to it by chance
 WAITS: tuple[float, ...] = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -83,6 +88,7 @@ class PoolQueue:
         "_quantile",
         "_rate",
         "_served_before",
+        "_size",
         "_swept_at",
         "_texts",
         "_timer",
@@ -102,12 +108,15 @@ class PoolQueue:
         clock: Clock,
         timers: Timers,
         *,
-        size: int,
+        size: int | None,
         old: float,
         wait: float,
         unknown: float,
     ) -> None:
-        """size, old: of FairQueue. wait: longest wait, s. unknown: tail while none is measured, s."""
+        """size, old: of FairQueue; size None: half the pool's limit. wait: longest wait, s.
+
+        unknown: tail while none is measured, s.
+        """
         self._pool = pool
         self._ids = ids
         self._clock = clock
@@ -116,7 +125,8 @@ class PoolQueue:
         self._unknown = unknown
         self._quantile = RecentQuantile(0.95, warm_up=20, window=1.0)
         self._dropped: deque[tuple[Waiter, Dropped]] = deque()
-        self._fair: FairQueue[Waiter] = FairQueue(size, self._leaves, old)
+        self._size = size
+        self._fair: FairQueue[Waiter] = FairQueue(size or FEWEST, self._leaves, old)
         self._pumping = False
         self._timer: Cancellable | None = None
         self._swept_at = 0.0
@@ -155,6 +165,8 @@ class PoolQueue:
         tail = self.tail
         if now + (tail if ctx.importance else tail * HOPE) > ctx.deadline:
             return self._overloaded(LATE)
+        if self._size is None:
+            self._fair.limit = max(FEWEST, int(self._pool.limit * SHARE))
         until = now + self._wait + tail
         principal = ctx.principal
         waiting = self._fair.push(

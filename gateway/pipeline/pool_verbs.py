@@ -277,9 +277,10 @@ class Queue:
     rows. Who can't be answered in time any more, or must make room for others, gets 503 `overloaded`.
     """
 
-    size: int = setting(
-        128,
-        "calls that may wait; 0 or `off`: a full pool refuses at once",
+    size: int | None = setting(
+        None,
+        "calls that may wait; none: half as many as may be under way, 16 at least; 0 or `off`: a full pool "
+        "refuses at once",
         "calls",
         example=500,
         at_least=0,
@@ -306,7 +307,7 @@ class Queue:
             return cls(size=0)
         if text.isdecimal():
             return cls(size=int(text))
-        raise ValueError(f"expected `off`, a number of calls or a mapping like {{size: 128}}, found {text!r}")
+        raise ValueError(f"expected `off`, a number of calls or a mapping like {{size: 500}}, found {text!r}")
 
 
 @dataclass(frozen=True, slots=True)
