@@ -26,6 +26,8 @@ def instance(one: Instance, pool: Pool, now: float) -> View:
         "successes": one.successes,
         "failures": one.failures,
         "healthy": one.healthy,
+        "zone": one.zone,
+        "doubted_for": round(max(0.0, one.doubted_until - now), 1),
         "ejected_for": round(max(0.0, one.ejected_until - now), 1),
         "breaker": None if breaker is None else breaker.state.value,
         "breaker_retry_after": None if breaker is None else round(breaker.retry_after(now), 1),
@@ -44,6 +46,7 @@ def pool(one: Pool, now: float) -> View:
         "in_flight": one.in_flight,
         "limit": round(one.limit),
         "balance": one.settings.balance.by,
+        "breaker": None if one.breaker is None else one.breaker.state.value,
     }
 
 

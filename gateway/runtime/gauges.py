@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from prometheus_client.core import Metric
 
 from gateway.discovery.registry import RegistryStatus
+from gateway.governance.breaker import State
 from gateway.pipeline.pressure import Pressure
 from gateway.pipeline.snapshot import Snapshot
 from gateway.pipeline.tunnel import Tunnels
@@ -78,6 +79,22 @@ def _instances(snapshot: Snapshot, now: float) -> Iterable[Metric]:
         "1 while an instance is left alone after failures.",
         labels,
         {key: float(now < one.ejected_until) for key, one in keyed.items()},
+    )
+    yield gauge(
+        "headgate_instance_doubted",
+        "1 while an instance gets a tenth of its share.",
+        labels,
+        {key: float(now < one.doubted_until) for key, one in keyed.items()},
+    )
+    yield gauge(
+        "headgate_pool_breaker_open",
+        "1 while a pool's own breaker is not closed.",
+        ("pool",),
+        {
+            (pool.name,): float(pool.breaker.state is not State.CLOSED)
+            for pool in snapshot.pools.values()
+            if pool.breaker is not None
+        },
     )
     yield gauge(
         "headgate_instance_breaker_open",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from gateway.admin.views import View
 
 SUMS = ("in_flight", "successes", "failures")
-HIGHEST = ("ejected_for", "breaker_retry_after")
+HIGHEST = ("doubted_for", "ejected_for", "breaker_retry_after")
 
 
 def joined_instances(own: Sequence[View], answers: Iterable[object]) -> list[View]:

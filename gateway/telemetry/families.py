@@ -35,6 +35,8 @@ class Family(NamedTuple):
 HIGHEST: Final = frozenset(
     {
         "headgate_instance_ejected",
+        "headgate_instance_doubted",
+        "headgate_pool_breaker_open",
         "headgate_instance_breaker_open",
         "headgate_pool_instances",
         "headgate_queue_oldest_seconds",

@@ -139,7 +139,7 @@ def question(pool: Pool, model: str) -> str | None:
     if health.path:
         return health.path
     if health.expects == "torchserve":
-        return f"/models/{quote(model)}" if model else None
+        return f"/models/{quote(model, safe='')}" if model else None
     dialect = BY_NAME.get(pool.speaks)
     return None if dialect is None else dialect.health_path(model).decode("latin-1")
 

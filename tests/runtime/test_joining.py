@@ -15,6 +15,7 @@ def view(**fields: object) -> View:
         "successes": 0,
         "failures": 0,
         "latency_ms": 0.0,
+        "doubted_for": 0.0,
         "ejected_for": 0.0,
         "breaker": "closed",
         "breaker_retry_after": 0.0,

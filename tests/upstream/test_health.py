@@ -13,7 +13,7 @@ from gateway.config.units import Duration
 from gateway.pipeline.pool import Facts, Instance, Pool
 from gateway.pipeline.pool_verbs import Health, PoolSettings
 from gateway.upstream.asking import make_session
-from gateway.upstream.health import HealthChecks, question
+from gateway.upstream.health import HealthChecks, has_ready_worker, question
 from tests.fakes.traffic import SeededIds
 from tests.runtime.running import Backend, backend, until
 
@@ -65,6 +65,8 @@ def only(pool: Pool) -> Instance:
         (Health(), "tensorflow-serving", "m", "/v1/models/m"),
         (Health(path="/up"), "kserve-v2", "m", "/up"),
         (Health(enabled=False), "kserve-v2", "m", None),
+        (Health(expects="torchserve", port=8081), "http", "a/b", "/models/a%2Fb"),
+        (Health(expects="torchserve", path="/models/x"), "http", "", "/models/x"),
     ],
 )
 def test_what_is_asked(health: Health, speaks: str, model: str, path: str | None) -> None:
@@ -155,3 +157,38 @@ async def test_a_kept_pool_keeps_its_check_and_a_new_model_name_is_asked_for(che
     assert checked.checks._tasks == before
     checked.checks.watch([(pool, "n")])
     await until(lambda: "/v2/models/n/ready" in checked.behind.paths)
+
+
+READY = b'[{"modelName": "m", "workers": [{"id": "9000", "status": "UNLOADING"}, {"status": "READY"}]}]'
+LOADING = b'[{"modelName": "m", "workers": [{"id": "9000", "status": "LOADING"}]}]'
+
+
+@pytest.mark.parametrize(
+    ("body", "ready"),
+    [
+        (READY, True),
+        (LOADING, False),
+        (b'[{"workers": []}]', False),
+        (b"[]", False),
+        (b"{}", False),
+        (b"[3]", False),
+        (b'[{"workers": [3]}]', False),
+        (b"not json", False),
+    ],
+)
+def test_a_model_of_torchserve_is_ready_when_a_worker_is(body: bytes, ready: bool) -> None:
+    assert has_ready_worker(body) is ready
+
+
+async def test_torchserve_is_asked_at_its_other_port_and_not_believed_when_no_worker_is_ready(
+    checked: Checked,
+) -> None:
+    health = Health(
+        every=Duration(0.01), timeout=Duration(0.2), expects="torchserve", port=checked.behind.port
+    )
+    pool = checked.pool(health, "http", port=1)
+    checked.body = LOADING
+    checked.checks.watch([(pool, "m")])
+    await until(lambda: not only(pool).healthy)
+    checked.body = READY
+    await until(lambda: only(pool).healthy)
