@@ -249,11 +249,6 @@ class ReleaseFilter(Filter):
         key = (release.kind, release.stable, release.candidate)
         self.live = book.live(name, parts.endpoint, key, release.plan(), criteria)
         self._aside = book.aside
-        self._mirrors = parts.mirrors
-        pairs = None if release.judge is None else release.judge.predictions
-        self._predictions = Predictions() if pairs is None else pairs
-        self._allowance = Allowance(COPIES, HELD)
-        self._chosen: Slot[_Chosen] = Slot()
         self._served = False  # the candidate answered once: if it is away now, it failed
         self._salt = (rule.policy or parts.endpoint).encode()
         self._chance = parts.ids.chance
@@ -370,7 +365,20 @@ class ReleaseFilter(Filter):
             case _:
                 return b"client " + ctx.client.encode()
 
-    # What came of it
+    def _watch(self, ctx: Context, arm: str, chosen: Choice, share: float) -> None:
+        """Nobody asks what comes of it."""
+
+
+class WatchedRelease(ReleaseFilter):
+    """A release that is judged, or climbs: it looks at what comes of requests, too."""
+
+    def __init__(self, rule: Rule[Release], parts: Parts) -> None:
+        super().__init__(rule, parts)
+        judge = rule.value.judge
+        self._mirrors = parts.mirrors
+        self._predictions = (judge and judge.predictions) or Predictions()
+        self._allowance = Allowance(COPIES, HELD)
+        self._chosen: Slot[_Chosen] = Slot()
 
     def _watch(self, ctx: Context, arm: str, chosen: Choice, share: float) -> None:
         live = self.live
@@ -496,7 +504,12 @@ def _content(infer: InferRequest | Refusal) -> bytes | None:
 
 
 def _build(rules: Sequence[Rule[Release]], parts: Parts) -> Iterable[Filter]:
-    return [ReleaseFilter(rule, parts) for rule in rules]
+    return [
+        (WatchedRelease if rule.value.judge is not None or len(rule.value.ramp) > 1 else ReleaseFilter)(
+            rule, parts
+        )
+        for rule in rules
+    ]
 
 
 KIND = FilterKind("release", Release, summary="from one version to the next", build=_build)

@@ -19,7 +19,7 @@ from prometheus_client.core import Metric
 from gateway.admin.views import View
 from gateway.discovery.members import Member, read_member
 from gateway.discovery.relayed import RelayedRegistry
-from gateway.pipeline.releases import Releases, Told
+from gateway.pipeline.releases import Live, Releases, Told
 from gateway.pipeline.snapshot import Snapshot
 from gateway.runtime import messages
 from gateway.runtime.channel import Channel
@@ -82,7 +82,7 @@ class Crewman(Protocol):
         """Every instance."""
         ...
 
-    async def purge(self, endpoint: str | None) -> int:
+    async def purge(self, what: str | None) -> int:
         """Forget cached answers."""
         ...
 
@@ -103,6 +103,7 @@ class Link:
     def __init__(self, slot: int) -> None:
         self.slot = slot
         self.registry = RelayedRegistry()
+        self._followed: tuple[Snapshot | None, Sequence[Live]] = (None, ())
         self.releases = Releases(aside)
         self.leave = asyncio.Event()
         self.leaving = messages.Leave(0.0, 0.0)  # what it asked
@@ -226,18 +227,24 @@ class Link:
             self._tell_evidence(crewman)
 
     def _tell_evidence(self, crewman: Crewman) -> None:
-        gathered = [one.live.take() for one in releases_of(crewman.snapshot)]
+        gathered = [live.take() for live in self._lives(crewman.snapshot)]
         told = tuple(one for one in gathered if one is not None)
         if told:
             self._send(messages.Evidence(told))
+
+    def _lives(self, snapshot: Snapshot) -> Sequence[Live]:
+        """The releases of a snapshot, looked for once."""
+        if self._followed[0] is not snapshot:
+            self._followed = snapshot, [one.live for one in releases_of(snapshot)]
+        return self._followed[1]
 
     def _released(self, told: Told) -> None:
         crewman = self._crewman
         self.releases.heed(told, None)
         if crewman is not None:
-            for one in releases_of(crewman.snapshot):
-                if one.live.name == told.name and one.live.key == told.key:
-                    one.live.heed(told)
+            for live in self._lives(crewman.snapshot):
+                if live.name == told.name and live.key == told.key:
+                    live.heed(told)
         if told.holding:
             self._send(messages.Holding(told.name, told.revision))
 
@@ -281,7 +288,7 @@ class Link:
             case "instances":
                 answer = await crewman.instances()
             case "purge":
-                answer = await crewman.purge(wanted["endpoint"])
+                answer = await crewman.purge(wanted["what"])
             case "explain":
                 body = wanted["body"].encode()
                 answer = dict(await crewman.explain(wanted["method"], wanted["url"], wanted["headers"], body))

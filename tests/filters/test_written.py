@@ -59,7 +59,7 @@ def verbs(folder: Path, line: str) -> list[object]:
         ("send: {stable: 95%, canary: 5%}", [Send({"stable": Ratio(0.95), "canary": Ratio(0.05)})]),
         (
             "release: {kind: canary, candidate: canary, weight: 10%, sticky: principal}",
-            [Release(candidate="canary", sticky="principal")],
+            [Release(candidate="canary", weight=Ratio(0.1), sticky="principal")],
         ),
         ("importance: sheddable", [Importance("sheddable")]),
         ("cache: 30s", [Cache(Duration(30.0))]),
@@ -113,7 +113,8 @@ def test_a_verb_is_read_as_a_user_would_guess(tmp_path: Path, line: str, expecte
         ("send: {stable: 95%, canary: 6%}", "add up to 100%"),
         ("send: stabel", "stable"),
         ("release: {candidate: stable}", "candidate other than stable"),
-        ("release: {ramp: [5%]}", "ramp"),
+        ("release: {ramp: [50%, 5%]}", "larger than the one before"),
+        ("release: {weight: 5%, ramp: [5%]}", "a weight or a ramp"),
         ("cache: {scope: shared}", "ttl"),
         ("degrade: digits-lit", "digits-lite"),
         ("degrade: {steps: [{pool: digits-lite, stale: 1m}]}", "exactly one of"),
