@@ -230,7 +230,12 @@ class Store:
         return cls(url=text)
 
     def __post_init__(self) -> None:
-        if self.url != "memory" and urlsplit(self.url).scheme not in ("redis", "rediss"):
+        if self.url != "memory" and urlsplit(self.url).scheme not in (
+            "redis",
+            "rediss",
+            "redis+sentinel",
+            "redis+cluster",
+        ):
             raise ValueError("expected memory, or a URL like redis://10.0.0.6:6379/0")
 
     @property

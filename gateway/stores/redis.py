@@ -44,14 +44,32 @@ class Address:
     password: str = field(default="", repr=False)
     tls: bool = False
     ca: str = ""
+    others: tuple[tuple[str, int], ...] = ()  # more hosts and ports to ask
+    master: str = ""  # of sentinels: whose address they are asked for
 
     @classmethod
     def parse(cls, url: str, password: str = "") -> Address:
         """Read `redis[s]://[[user]:password@]host[:port][/db][?ca=FILE]`; `password` wins over the
         URL's.
 
+        `redis+sentinel://host:port,host:port/MASTER[/db]` asks sentinels where the master is;
+        `redis+cluster://host:port,host:port` tries its hosts in turn and goes where MOVED points.
+
         ValueError says what is wrong without repeating the URL, which may hold a secret.
         """
+        seeds: tuple[tuple[str, int], ...] = ()
+        master = ""
+        scheme, _, rest = url.partition("://")
+        if scheme in ("redis+sentinel", "redis+cluster"):
+            user, at, rest = rest.rpartition("@")
+            hosts, _, path = rest.partition("/")
+            first, *more = hosts.split(",")
+            seeds = tuple(_host_and_port(host) for host in more)
+            if scheme == "redis+sentinel":
+                master, _, path = path.partition("/")
+                if not master:
+                    raise ValueError("expected a URL like redis+sentinel://host:26379,host:26379/MASTER")
+            url = f"redis://{user}{at}{first}/{path}"
         parts = urlsplit(url)
         if parts.scheme not in ("redis", "rediss"):
             raise ValueError("expected a URL like redis://host:6379/0 or rediss://host:6379/0")
@@ -71,10 +89,17 @@ class Address:
             password=password or unquote(parts.password or ""),
             tls=parts.scheme == "rediss",
             ca=options.get("ca", [""])[0],
+            others=seeds,
+            master=master,
         )
 
     def __str__(self) -> str:
         return f"redis{'s' if self.tls else ''}://{self.host}:{self.port}/{self.db}"
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    parts = urlsplit(f"redis://{text}")
+    return parts.hostname or "127.0.0.1", parts.port or 6379
 
 
 # Being connected
@@ -165,12 +190,14 @@ class RedisClient:
             await self._connect()
 
     async def _connect(self) -> bool:
-        address, self._moved_to = self._moved_to or self.address, None
+        address, self._moved_to = self._moved_to or self._turn(), None
         loop = asyncio.get_running_loop()
         connection = Connection(loop, self._timeout, self._on_lost)
         self._lost.clear()
         try:
             async with asyncio.timeout(max(1.0, 5 * self._timeout) if address.tls else 5 * self._timeout):
+                if address.master:
+                    address = await self._master_of(address)
                 await loop.create_connection(
                     lambda: connection,
                     address.host,
@@ -189,6 +216,28 @@ class RedisClient:
         self._connection = connection
         self._tell(True, "")
         return True
+
+    def _turn(self) -> Address:
+        """Return the next of the hosts that may be asked."""
+        if not self.address.others:
+            return self.address
+        hosts = ((self.address.host, self.address.port), *self.address.others)
+        host, port = hosts[self.failures % len(hosts)]
+        return replace(self.address, host=host, port=port)
+
+    async def _master_of(self, sentinel: Address) -> Address:
+        """Ask a sentinel where the master is (Redis Sentinel, "Obtaining the address of the master")."""
+        loop = asyncio.get_running_loop()
+        asking = Connection(loop, self._timeout, lambda why: None)
+        await loop.create_connection(lambda: asking, sentinel.host, sentinel.port)
+        try:
+            reply = await asking.call(b"SENTINEL", b"get-master-addr-by-name", sentinel.master.encode())
+        finally:
+            asking.give_up("asked")
+        match reply:
+            case [bytes(host), bytes(port)]:
+                return replace(sentinel, host=host.decode(), port=int(port), master="")
+        raise StoreUnavailable(f"the sentinel knows no master {sentinel.master!r}")
 
     @staticmethod
     async def _shake_hands(connection: Connection, address: Address) -> None:

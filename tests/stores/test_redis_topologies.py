@@ -1,0 +1,105 @@
+"""Redis Sentinel and Redis Cluster, real ones: where the counters' server is, found by asking."""
+
+import asyncio
+import subprocess
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from gateway.pipeline.ports import Claim, StoreUnavailable
+from gateway.stores.redis import Address, RedisClient
+from gateway.stores.redis_leases import LeasedRedisCounters
+from tests.services.redis import BINARY, RedisServer, free_port, need_redis
+
+real = pytest.mark.service("redis")
+CLAIM = Claim(b"k", 1.0, 5.0, 5.0)
+
+
+def test_urls_of_sentinels_and_clusters_are_read():
+    assert Address.parse("redis+sentinel://:pw@a:26379,b:26380/main/2") == Address(
+        "a", 26379, 2, password="pw", others=(("b", 26380),), master="main"
+    )
+    assert Address.parse("redis+cluster://a:7000,b:7001") == Address("a", 7000, others=(("b", 7001),))
+    with pytest.raises(ValueError, match="MASTER"):
+        Address.parse("redis+sentinel://a:26379")
+
+
+@contextmanager
+def sentinel(folder, master):
+    port = free_port()
+    file = folder / "sentinel.conf"
+    file.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master.port} 1\n")
+    process = subprocess.Popen([BINARY, str(file), "--sentinel"], stdout=subprocess.DEVNULL, cwd=folder)
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def decided(client):
+    loop = asyncio.get_running_loop()
+    store = LeasedRedisCounters(client, loop, b"a", loop.time)
+    future = loop.create_future()
+    store.take((CLAIM,), loop.time()).then(future.set_result, future.set_exception)
+    return await future
+
+
+async def opened(url):
+    client = RedisClient(Address.parse(url), timeout=1.0)
+    end = time.monotonic() + 10
+    is_up = await client.open()
+    while not is_up and time.monotonic() < end:
+        await asyncio.sleep(0.05)
+        is_up = client.is_up
+    assert is_up, client.trouble
+    return client
+
+
+@real
+async def test_sentinels_say_where_the_master_is(redis_server, tmp_path):
+    need_redis()
+    with sentinel(tmp_path, redis_server) as port:
+        client = await opened(f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{port}/main")
+        try:
+            assert (await decided(client)).allowed
+        finally:
+            await client.close()
+
+
+@real
+async def test_in_a_cluster_the_counters_are_found_wherever_their_slot_is(tmp_path):
+    need_redis()
+    servers = [RedisServer(tmp_path / str(n), ["--cluster-enabled", "yes"]) for n in range(2)]
+    try:
+        controls = [server.control() for server in servers]
+        controls[0].execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+        controls[1].execute_command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+        controls[0].execute_command("CLUSTER", "MEET", "127.0.0.1", servers[1].port)
+        end = time.monotonic() + 20
+        while any(b"cluster_state:ok" not in _info(control) for control in controls):
+            assert time.monotonic() < end, "the cluster did not form"
+            await asyncio.sleep(0.05)
+        for server in servers:  # one of them does not have the slot, and says MOVED
+            client = await opened(f"redis+cluster://127.0.0.1:{server.port}")
+            try:
+                granted = False
+                while not granted:
+                    assert time.monotonic() < end
+                    try:
+                        granted = (await decided(client)).allowed
+                    except StoreUnavailable:
+                        await asyncio.sleep(0.05)
+            finally:
+                await client.close()
+        for control in controls:
+            control.close()
+    finally:
+        for server in servers:
+            server.kill()
+
+
+def _info(control):
+    reply = control.execute_command("CLUSTER", "INFO")
+    return reply if isinstance(reply, bytes) else "\n".join(f"{k}:{v}" for k, v in reply.items()).encode()
