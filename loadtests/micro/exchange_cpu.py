@@ -1,6 +1,6 @@
 """What one exchange costs in Python alone: no socket, no kernel, an upstream that answers at once.
 
-    python -m loadtests.micro.exchange_cpu [--policies DIR] [--profile]
+    python -m loadtests.micro.exchange_cpu [--policies DIR] [--profile] [--refused]
 
 The hot loop flatters: in a serving process caches are cold and the same work costs two to three times as
 much (loadtests/bench measures that). It shows where the work is, and whether a change made it less.
@@ -103,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policies", type=Path)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--refused", action="store_true", help="by a full pool whose queue is full, too")
     parser.add_argument("--number", type=int, default=20_000)
     options = parser.parse_args()
     if options.policies is None:
@@ -126,8 +127,12 @@ def main() -> None:
                 b"POST", b"/v1/models/m1/predict", headers, host=b"127.0.0.1:8080", length=300, body=body
             )
             start(request, peer, instant).start()
-            instant.respond()
+            if not options.refused:
+                instant.respond()
 
+    if options.refused:
+        for pool in start.args[0].snapshot.pools.values():
+            pool.in_flight = int(pool.limit)
     rounds(2000)
     if options.profile:
         profile = cProfile.Profile()
