@@ -12,7 +12,7 @@ from gateway.filters import importance, slo, throttle
 from gateway.filters.catalog import place_of
 from gateway.filters.degrade import KIND, Degrade, DegradeFilter, Respond, Step
 from gateway.http.message import Response
-from gateway.pipeline.chain import Chosen
+from gateway.pipeline.chain import Chosen, Rehearsed
 from gateway.pipeline.context import Stale
 from gateway.pipeline.errors import BreakerOpen, GatewayError, NoInstance, Refusal, UpstreamTimeout
 from gateway.pipeline.filter import Filter, Rule
@@ -471,3 +471,28 @@ def test_without_a_signature_the_values_suggest_the_types() -> None:
         "ok": ("BOOL", [1], [True]),
         "word": ("BYTES", [1], ["seven"]),
     }
+
+
+def test_once_the_first_byte_is_out_there_is_no_lesser_answer() -> None:
+    traffic = digits()
+    traffic.use(KIND, Degrade((LITE, SORRY)))
+    sent = traffic.send()
+    sink = traffic.upstream.calls[0].sink
+    sink.on_response(Response(200, [], None))
+    sink.on_chunk(b"first", False)
+    traffic.upstream.calls[0].fail()
+    assert (sent.down.status, sent.down.body, sent.down.aborted) == (200, b"first", True)
+    assert (sent.ctx.degraded, len(traffic.upstream.calls)) == ("", 1)
+
+
+@pytest.mark.parametrize("enforce", [True, False])
+def test_a_ladder_that_only_rehearses_shows_its_level_and_changes_nothing(enforce: bool) -> None:
+    traffic = digits()
+    traffic.use(slo.KIND, slo.Slo())
+    rule = Rule(Degrade((LITE,), ("slo_burn",)), "endpoints.digits", enforce=enforce)
+    made = list(KIND.build((rule,), traffic.parts))
+    traffic.add(*(made if enforce else [Rehearsed(filter, rule, traffic.clock) for filter in made]))
+    burning(traffic)
+    traffic.clock.advance(1.0)
+    assert traffic.send().ctx.degraded == ("pool:digits-lite" if enforce else "")
+    assert [ladder.level for ladder in traffic.parts.pressure.ladders.values()] == [1]
