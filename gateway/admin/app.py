@@ -7,7 +7,7 @@
     POST   /releases/{name}/{act}               act: promote, rollback, pause, resume
     POST   /reload                              read the policy folder again; If-Match as a guard
     POST   /explain                             decide one request without sending it or spending anything
-    DELETE /cache?endpoint=…                    purge cached answers
+    DELETE /cache?endpoint=…                    purge cached answers, also by model, tag, url or key
     GET    /registry                            the local registry's leases
     POST   /registry/{service}                  register -> 201 {"lease", "ttl"}
     PUT    /registry/leases/{lease}             renew -> 200, 404 when it is gone
@@ -20,6 +20,7 @@ anything.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeGuard
 
@@ -36,6 +37,9 @@ from gateway.governance.ramp import Impossible
 from gateway.pipeline.snapshot import Snapshot
 
 BODY_LIMIT = 16 * 1024 * 1024
+
+
+_PURGED_BY = ("endpoint", "model", "tag", "url", "key")
 
 
 class Operations(Protocol):
@@ -91,7 +95,7 @@ class Operations(Protocol):
         """Read the policies now; `ok` says whether they run."""
         ...
 
-    async def purge(self, endpoint: str | None) -> int:
+    async def purge(self, what: str | None) -> int:
         """Forget cached answers; returns how many."""
         ...
 
@@ -220,10 +224,18 @@ class _Handlers:
         return _json(result, status=200 if result.get("ok") else 422)
 
     async def purge(self, request: web.Request) -> web.Response:
-        endpoint = request.query.get("endpoint")
-        if endpoint is not None and endpoint not in self._runtime.snapshot.endpoints:
-            return problem(404, "unknown_endpoint", f"there is no endpoint '{endpoint}'")
-        return _json({"purged": await self._runtime.purge(endpoint)})
+        chosen = [(name, value) for name, value in request.query.items() if name in _PURGED_BY]
+        if len(chosen) > 1 or len(chosen) < len(request.query):
+            known = ", ".join(_PURGED_BY)
+            return problem(400, "unknown_purge", f"expected nothing, for all answers, or one of {known}")
+        if not chosen:
+            return _json({"purged": await self._runtime.purge(None)})
+        ((name, value),) = chosen
+        if name == "endpoint" and value not in self._runtime.snapshot.endpoints:
+            return problem(404, "unknown_endpoint", f"there is no endpoint '{value}'")
+        if name == "key" and not re.fullmatch("[0-9a-f]{32}", value):
+            return problem(400, "unknown_purge", "a key is 32 hex digits, as explain shows it")
+        return _json({"purged": await self._runtime.purge(f"{name}:{value}")})
 
     async def explain(self, request: web.Request) -> web.Response:
         try:

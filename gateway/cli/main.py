@@ -13,10 +13,23 @@ import sys
 from collections.abc import Sequence
 
 import gateway
-from gateway.cli import check, demo, diff, endpoints, explain, keys, overrides, register, releases, serve
+from gateway.cli import (
+    check,
+    demo,
+    diff,
+    endpoints,
+    explain,
+    keys,
+    overrides,
+    predict,
+    purge,
+    register,
+    releases,
+    serve,
+)
 from gateway.runtime.form import form
 
-COMMANDS = (serve, demo, check, diff, explain, endpoints, keys, register, overrides, releases)
+COMMANDS = (serve, demo, check, diff, explain, endpoints, keys, register, overrides, predict, purge, releases)
 
 
 def parser() -> argparse.ArgumentParser:

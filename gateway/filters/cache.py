@@ -50,6 +50,7 @@ from gateway.filters.cache_terms import (
     STORED,
     Wish,
     allowed,
+    named_tags,
     subject,
     wish_of,
 )
@@ -192,6 +193,8 @@ class CacheFilter(Filter):
             verdict = self._rows.look(ctx, infer, self._where(ctx), scope, wish)
             return self._noted(ctx, verdict)
         part = Part(key, infer, ctx.pool, self._clock.wall())
+        if ctx.trail is not None:
+            ctx.note(self.name, "looked up", self._rule.policy, self._rule.origin, {"key": key.hex()})
         if wish.no_cache:
             return self._fetch(ctx, part, BY_REQUEST)
         kept = self._answers.find(part.key, ctx.now, part.began)
@@ -369,7 +372,7 @@ class CacheFilter(Filter):
             dialect=ctx.dialect.name,
             style=part.infer.style,
             id=part.infer.id,
-            tags=self._tags,
+            tags=self._tags + named_tags(response.headers),
         )
 
     def on_done(self, ctx: Context) -> None:

@@ -20,7 +20,17 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final
 
-from gateway.filters.cache_terms import BY_REQUEST, BYPASS, COLLAPSED, HIT, MISS, STALE, STORED, subject
+from gateway.filters.cache_terms import (
+    BY_REQUEST,
+    BYPASS,
+    COLLAPSED,
+    HIT,
+    MISS,
+    STALE,
+    STORED,
+    named_tags,
+    subject,
+)
 from gateway.governance.flights import Role
 from gateway.http import caching
 from gateway.http.caching import Use
@@ -304,7 +314,7 @@ class HttpCacheFilter(Filter):
             dialect=FORM,
             style=caching.variant(caching.vary(fields), part.asked).decode("latin-1"),
             id=None,
-            tags=(tag("endpoint", self._endpoint), _url_tag(request.host, target)),
+            tags=(tag("endpoint", self._endpoint), _url_tag(request.host, target), *named_tags(answered)),
             status=status,
         )
 

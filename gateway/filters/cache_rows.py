@@ -48,6 +48,7 @@ from gateway.filters.cache_terms import (
     STORED,
     Wish,
     allowed,
+    named_tags,
 )
 from gateway.governance.flights import Role
 from gateway.governance.freshness import State
@@ -340,12 +341,13 @@ class RowCache:
             self._dissolve(batch)
             return
         fields = [field for field in without_body_fields(response.headers) if field[0] not in NOT_KEPT]
+        tags = self._tags + named_tags(response.headers)
         wall, stored = self._clock.wall(), False
         for key, row in rows.items():
             body = row.pack()
             if len(body) > self._size:
                 continue
-            kept = Kept(ctx.now, windows, fields, body, dialect=FORM, style="", id=None, tags=self._tags)
+            kept = Kept(ctx.now, windows, fields, body, dialect=FORM, style="", id=None, tags=tags)
             stored = self._answers.keep(key, kept, batch.began, wall) or stored
             waiter = batch.leading.pop(key, None)
             if waiter is not None:

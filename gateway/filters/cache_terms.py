@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.http.message import Headers, Request, find, find_all
-from gateway.pipeline.answers import Windows
+from gateway.pipeline.answers import Windows, tag
 from gateway.pipeline.ports import Principal
 
 HIT: Final = b"headgate; hit"
@@ -46,6 +46,15 @@ class Wish:
 
 
 _NO_WISH: Final = Wish()
+
+
+def named_tags(headers: Headers) -> tuple[str, ...]:
+    """Return the tags that an instance gave its answer, to be purged by: `Cache-Tag: a, b`. At most 16."""
+    value = find(headers, b"cache-tag")
+    if value is None:
+        return ()
+    names = [name.strip() for name in value.decode("latin-1").split(",")]
+    return tuple([tag("tag", name) for name in names if name][:16])
 
 
 def subject(principal: Principal | None, scope: str) -> bytes:

@@ -208,6 +208,17 @@ class AnswerStore:
             self.blobs.delete([key])
         return self._memory.delete(key)
 
+    def purge_tag(self, what: str | None, wall: float) -> int:
+        """Forget what is under a tag (endpoint:, model:, tag:, url: and a name) or one key:, in hex.
+
+        None: everything. Returns how many this memory had. Raises ValueError for a key that is none.
+        """
+        if what is None:
+            return self.purge(wall)
+        if what.startswith("key:"):
+            return int(self.forget(bytes.fromhex(what.removeprefix("key:"))))
+        return self.outdate(what, wall)
+
     def outdate(self, tag: str, wall: float) -> int:
         """Forget all answers under a tag, and keep none that was asked for before now.
 

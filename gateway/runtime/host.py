@@ -91,9 +91,9 @@ class Host:
         """Read the policies now."""
         return (await self._policies.reload()).view()
 
-    async def purge(self, endpoint: str | None) -> int:
+    async def purge(self, what: str | None) -> int:
         """Forget cached answers, in all workers."""
-        answers = await self._ask_all("purge", {"endpoint": endpoint})
+        answers = await self._ask_all("purge", {"what": what})
         return sum(number for number in answers if isinstance(number, int))
 
     async def explain(

@@ -369,9 +369,9 @@ class Worker:
         """Read the policies now."""
         return (await self.policies.reload()).view()
 
-    async def purge(self, endpoint: str | None) -> int:
-        """Forget cached answers."""
-        return self._answers.purge(self._clock.wall(), endpoint=endpoint)
+    async def purge(self, what: str | None) -> int:
+        """Forget cached answers under a tag, one by its key, or all."""
+        return self._answers.purge_tag(what, self._clock.wall())
 
     async def explain(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes

@@ -219,6 +219,13 @@ async def test_a_purge_forgets_one_endpoints_answers_or_all(tmp_path: Path, behi
         assert await ask(gateway, "DELETE", "/cache?endpoint=m") == (200, {"purged": 2})
         assert await cached(gateway, 1, 0) == "fwd=miss"
         assert await ask(gateway, "DELETE", "/cache") == (200, {"purged": 1})
+        assert await cached(gateway, 1, 0) == "fwd=miss"
+        for which in ("/cache?model=other", "/cache?tag=none", "/cache?url=a/b", f"/cache?key={'0' * 32}"):
+            assert await ask(gateway, "DELETE", which) == (200, {"purged": 0})
+        assert await ask(gateway, "DELETE", "/cache?model=m") == (200, {"purged": 1})
+        assert await cached(gateway, 1, 0) == "fwd=miss"
+        for wrong in ("/cache?key=7", "/cache?what=1", "/cache?model=m&endpoint=m"):
+            assert (await ask(gateway, "DELETE", wrong))[0] == 400
 
 
 # Explain

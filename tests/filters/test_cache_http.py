@@ -697,3 +697,23 @@ def test_a_dry_run_changes_nothing() -> None:
     traffic = cached()
     assert get(traffic, dry=True).down.answered
     assert (len(traffic.parts.answers), "0 under way" in repr(traffic.parts.answers)) == (0, True)
+
+
+def test_answers_are_forgotten_by_the_tags_that_an_instance_gave_them() -> None:
+    traffic = cached()
+    ask(traffic, answer=[(b"cache-tag", b"orders, seven"), *cc(b"max-age=60")])
+    traffic.clock.advance(1)
+    assert traffic.parts.answers.purge_tag("tag:eight", traffic.clock.wall()) == 0
+    assert reused(traffic)
+    assert traffic.parts.answers.purge_tag("tag:seven", traffic.clock.wall()) > 0
+    traffic.clock.advance(1)
+    assert not reused(traffic)
+
+
+def test_answers_are_forgotten_by_url() -> None:
+    traffic = cached()
+    ask(traffic, answer=cc(b"max-age=60"))
+    traffic.clock.advance(1)
+    assert traffic.parts.answers.purge_tag("url:shop.example/orders/7", traffic.clock.wall()) > 0
+    traffic.clock.advance(1)
+    assert not reused(traffic)
