@@ -19,6 +19,7 @@ from gateway.governance.breaker import Breaker, BreakerSettings, Permit, State
 from gateway.governance.ejection import Ejector
 from gateway.governance.ewma import Ewma
 from gateway.governance.hedging import Hedging
+from gateway.governance.laggards import Laggards
 from gateway.governance.overload import AdaptiveLimit
 from gateway.governance.picker import ConsistentHash, LeastCost, Picker, RoundRobin, TwoChoices, subset
 from gateway.governance.retry_budget import RetryBudget
@@ -217,6 +218,7 @@ class Pool:
         "_full",
         "_hashes",
         "_ids",
+        "_laggards",
         "_limit",
         "_salt",
         "_waits",
@@ -282,6 +284,8 @@ class Pool:
             base=settings.eject.for_,
             max_share=settings.eject.max_share,
         )
+        eject = settings.eject
+        self._laggards = Laggards(eject.slow, eject.max_share) if eject.slow else None
         self.members = self._members(())
 
     # Membership
@@ -301,6 +305,8 @@ class Pool:
             instance.draining = fact.draining
             instances.append(instance)
         self._ejector.retain({instance.id for instance in instances})
+        if self._laggards is not None:
+            self._laggards.retain({instance.id for instance in instances})
         if self._affinity is not None:
             self._affinity.retain({instance.key for instance in instances})
         self.members = self._members(tuple(instances))
@@ -428,6 +434,9 @@ class Pool:
             instance.last_good = latency
             self.retry_budget.earn()
             instance.latency.record(latency, now)
+            if self._laggards is not None:
+                self._laggards.record(instance.id, latency, now, len(self.members.instances))
+                self._doubt(instance, now)
         else:
             instance.failures += 1
             instance.latency.record_error(latency, now)
@@ -445,7 +454,10 @@ class Pool:
     def _doubt(self, instance: Instance, now: float) -> None:
         """The ejector's doubt may have been raised, renewed or lifted: the picker heeds it from now on."""
         before = instance.doubted_until > now
-        instance.doubted_until = self._ejector.doubted_until(instance.id)
+        until = self._ejector.doubted_until(instance.id)
+        if self._laggards is not None:
+            until = max(until, self._laggards.doubted_until(instance.id))
+        instance.doubted_until = until
         if before is not (instance.doubted_until > now):
             self.members.picker.look_again()
 

@@ -59,6 +59,12 @@ class Eject:
     max_share: Ratio = setting(
         Ratio(0.5), "share of the pool that may be out at once", example="50%", at_most=1
     )
+    slow: float = setting(
+        0.0,
+        "also doubt (never take out) who often takes more than so many times the others' p99; 0: nobody",
+        example=3,
+        at_least=0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

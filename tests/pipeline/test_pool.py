@@ -9,7 +9,7 @@ from gateway.governance.breaker import State
 from gateway.http.message import Response
 from gateway.pipeline.errors import BreakerOpen, Outcome
 from gateway.pipeline.pool import Facts, Instance, Pool
-from gateway.pipeline.pool_verbs import Affinity, Balance, Breaker, PoolSettings, Zone
+from gateway.pipeline.pool_verbs import Affinity, Balance, Breaker, Eject, PoolSettings, Zone
 from tests.playbooks.stage import CountingIds, Stage
 
 NAMES = "abcdefgh"
@@ -157,6 +157,19 @@ def test_failures_raise_doubt_and_successes_lift_it():
         pool.in_flight += 1
         release(pool, a, now=1.5)
     assert a.state(1.5) == "up"
+
+
+def test_an_instance_that_hangs_now_and_then_is_doubted_where_the_policy_asks_for_it():
+    pool = Pool("main", PoolSettings(eject=Eject(slow=3)), Chance())
+    pool.update([Facts(name, "127.0.0.1", 9000) for name in "abc"], 0.0)
+    a, b, c = pool.members.instances
+    for i in range(1500):
+        for instance in (a, b, c):
+            hangs = instance is a and i > 500 and i % 10 == 0
+            instance.in_flight += 1
+            pool.in_flight += 1
+            pool.released(instance, None, Outcome.SUCCESS, 1.0 if hangs else 0.01, i / 50)
+    assert [one.state(30.0) for one in (a, b, c)] == ["doubted", "up", "up"]
 
 
 # A pool's own breaker
