@@ -67,15 +67,15 @@ class Throttle:
         "what is counted: requests, rows of predictions, bytes of bodies, tokens of language models, or "
         "compute: milliseconds that instances worked",
     )
+    on_store_failure: Failure | None = setting(
+        None, "while the counters are away: local, open or closed; default the stores' own"
+    )
     pace: Duration = setting(
         Duration(0.0), "who comes too early waits up to so long instead of being refused", example="200ms"
     )
     exact: bool = setting(False, "decide each request in the shared store; small limits always are")
     capacity: bool = setting(
         False, "the limit protects us and is nobody's quota: refused with 503 instead of 429"
-    )
-    on_store_failure: Failure | None = setting(
-        None, "while the counters are away: local, open or closed; default the stores' own"
     )
 
     @classmethod
