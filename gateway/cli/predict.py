@@ -34,8 +34,8 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "--dialect", default="kserve-v2", choices=("kserve-v2", "kserve-v2-binary", "tensorflow-serving")
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--version", dest="target", default="", metavar="VERSION")
-    which.add_argument("--label", dest="target", default="", metavar="LABEL")
+    which.add_argument("--version", default="")
+    which.add_argument("--label", default="", help="tensorflow-serving only: V2's URLs have no labels")
     parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object of outputs by name")
     parser.add_argument(
@@ -50,6 +50,10 @@ def run(args: argparse.Namespace) -> int:
     from gateway.client.errors import Expired, Refused, Unreachable, Unreadable
     from gateway.client.sync import Client
 
+    if args.label and args.dialect != "tensorflow-serving":
+        return fail(
+            "labels have a place in tensorflow-serving's URLs only: add --dialect tensorflow-serving", 2
+        )
     try:
         inputs = _read(args.input)
         key = args.key or os.environ.get("HEADGATE_KEY", "")
@@ -60,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         return fail(str(error), 2)
     try:
         with client:
-            prediction = client.predict(args.model, inputs, target=args.target)
+            prediction = client.predict(args.model, inputs, target=args.version or args.label)
     except Refused as refusal:
         return fail(f"{refusal}{_nearest(refusal, args)}", 1)
     except Unreadable as error:

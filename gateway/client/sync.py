@@ -139,8 +139,10 @@ def _exchange(
         if not part:
             break
         parts.append(part)
-    if response.length:
-        raise http.client.IncompleteRead(b"", response.length)
+    left_out = response.length
+    response.close()  # read1 leaves it open where a length was announced, and the connection then stays taken
+    if left_out:
+        raise http.client.IncompleteRead(b"", left_out)
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.getheaders()
     ]

@@ -38,7 +38,7 @@ def test_every_dialect_tells_the_same_numbers_to_both_clients(demo: Demo, dialec
 
     with Client(url(demo), key="demo-pro", dialect=dialect) as client:
         assert client.metadata("digits").signature.inputs[0].render() == "input: FP32[-1,64]"
-        for found in (client.predict("digits", ROWS.tolist(), target="stable"), asyncio.run(ask())):
+        for found in (client.predict("digits", ROWS.tolist(), target="1"), asyncio.run(ask())):
             for name in ("label", "probabilities"):
                 np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)  # type: ignore[index]
                 assert found[name].dtype == expected[name].dtype  # type: ignore[index]
@@ -62,7 +62,7 @@ def test_refusals_say_why(demo: Demo, dialect: str) -> None:
 
 def test_a_real_429_is_waited_for(demo: Demo) -> None:
     with Client(url(demo), key="demo-free", retries=0) as client:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(Refused) as refused:  # noqa: PT012 - one of them is refused
             for _ in range(200):
                 client.predict("digits", {"input": np.array([fresh_row()], np.float32)})
         assert refused.value.status == 429
@@ -74,7 +74,7 @@ def test_a_real_429_is_waited_for(demo: Demo) -> None:
 def test_predict_prints_for_persons_and_for_programs(demo: Demo, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", ROWS[:2])
     (tmp_path / "x.json").write_text(json.dumps({"input": ROWS[:2].tolist()}))
-    common = ("--url", url(demo), "--key", "demo-pro", "--label", "stable")
+    common = ("--url", url(demo), "--key", "demo-pro", "--version", "1")
     told = demo.headgate("predict", "digits", "--input", tmp_path / "x.npy", *common)
     assert (told.returncode, told.stderr) == (0, "")
     assert "label  int64[2]" in told.stdout
@@ -90,6 +90,8 @@ def test_predict_refuses_in_one_line(demo: Demo, tmp_path: Path) -> None:
     told = demo.headgate("predict", "digit", "--input", file, *at)
     assert (told.returncode, told.stderr.count("\n")) == (1, 1)
     assert "there is digits" in told.stderr
+    told = demo.headgate("predict", "digits", "--input", file, *at, "--label", "stable")
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
     told = demo.headgate("predict", "digits", "--input", tmp_path / "none.npy", *at)
     assert (told.returncode, told.stderr) == (
         2,
