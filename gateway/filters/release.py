@@ -249,7 +249,7 @@ class ReleaseFilter(Filter):
         key = (release.kind, release.stable, release.candidate)
         self.live = book.live(name, parts.endpoint, key, release.plan(), criteria)
         self._aside = book.aside
-        self._served = False  # the candidate answered once: if it is away now, it failed
+        self._served = False  # the candidate was tried once: if it is away now, it failed
         self._salt = (rule.policy or parts.endpoint).encode()
         self._chance = parts.ids.chance
         self._signatures = parts.signatures
@@ -423,7 +423,7 @@ class WatchedRelease(ReleaseFilter):
         if bad is None:
             return
         is_candidate = chosen.arm == CANDIDATE
-        if is_candidate and not bad:
+        if is_candidate:
             self._served = True
         self.live.record(is_candidate, chosen.share, bad, 0.0 if bad else ctx.upstream_seconds)
 

@@ -116,11 +116,11 @@ def test_a_lesser_answer_hides_the_fault_from_the_client_alone() -> None:
     assert traffic.gathered.errors == (0, 1)
 
 
-def test_a_candidate_that_served_and_is_away_fails_its_requests() -> None:
+def test_a_candidate_that_was_tried_and_is_away_fails_its_requests() -> None:
     traffic = Judged(1.0)
     traffic.kill("v2")
     traffic.one()
-    assert traffic.gathered.errors == (0, 0), "it never served: it is still coming up"
+    assert traffic.gathered.errors == (0, 0), "it was never tried: it is still coming up"
     for instance in traffic.pools["v2"].members.instances:
         instance.healthy = True
     traffic.one()
