@@ -175,11 +175,12 @@ def simulate(scenario: Scenario, way: Way) -> Outcome:
     could = min(1.0, scenario.offered) * scenario.rate
     from_, to = scenario.seconds / 2, scenario.seconds / 2 + 1.0
     steady = granted[granted >= 2.0]
-    moved = np.count_nonzero((granted >= from_) & (granted < to))
-    offered = np.count_nonzero((instants >= from_) & (instants < to))
+    moved = int(np.count_nonzero((granted >= from_) & (granted < to)))
+    offered = int(np.count_nonzero((instants >= from_) & (instants < to)))
+    steady_offered = int(np.count_nonzero(instants >= 2.0))
     return Outcome(
-        used=float(len(steady) / min(could * (scenario.seconds - 2.0), np.count_nonzero(instants >= 2.0))),
-        moved=float(moved / min(scenario.rate, offered)),
+        used=len(steady) / min(could * (scenario.seconds - 2.0), steady_offered),
+        moved=moved / min(scenario.rate, offered),
         over=max(_worst(granted, t, scenario) for t in (0.01, 0.1, 1.0, 5.0)),
         calls=1000.0 * way.calls / len(instants),
     )
