@@ -3,7 +3,10 @@
     cache: 30s
     cache: {ttl: 30s, stale_while_revalidate: 30s, stale_if_error: 10m, scope: principal}
 
-Opt-in, for predictions: whoever writes `cache` says that the model is a function of its input. The key is
+On an endpoint without a model it is HTTP's cache of GET (cache_http.py); `rows: true` keeps predictions row
+by row (cache_rows.py). What follows is about whole predictions.
+
+Opt-in: whoever writes `cache` says that the model is a function of its input. The key is
 taken from the tensors, never from the bytes, so one question has one answer however it is written and in
 whatever dialect; to it belong the endpoint, the pool and version that were chosen, and whom the answer may
 be shared with (`scope`). Only whole 200 answers are kept, in the dialect they were given in; a hit from
@@ -40,6 +43,7 @@ from gateway.filters.cache_http import HttpCacheFilter
 from gateway.filters.cache_questions import Question, Questions
 from gateway.filters.cache_rows import RowCache
 from gateway.filters.cache_terms import (
+    ABOUT_THE_CLIENT,
     BY_REQUEST,
     BYPASS,
     COLLAPSED,
@@ -95,6 +99,9 @@ class Cache:
     rows: bool = setting(
         False, "keep predictions row by row: the model computes each row of a batch by itself", example=True
     )
+    errors: Duration = setting(
+        Duration(0.0), "how long an instance's 4xx to a whole prediction is given again", example="1s"
+    )
     heuristic: Ratio = setting(
         Ratio(0.0),
         "behind `match:`: share of an answer's age since it changed for which it is fresh",
@@ -130,6 +137,7 @@ class CacheFilter(Filter):
         cache = rule.value
         self._rule = rule
         self._windows = Windows(cache.ttl, cache.stale_while_revalidate, cache.stale_if_error)
+        self._errors = Windows(cache.errors) if cache.errors else None
         self._max_rows = cache.max_rows
         self._size = cache.size
         self._answers = parts.answers
@@ -319,8 +327,8 @@ class CacheFilter(Filter):
         age = (b"age", b"%d" % kept.freshness.age(ctx.now))
         assert ctx.dialect is not None
         if (kept.dialect, kept.style, kept.id) == (ctx.dialect.name, infer.style, infer.id):
-            return Response(200, [*kept.headers, age], kept.body)
-        if ctx.pool is None:
+            return Response(kept.status, [*kept.headers, age], kept.body)
+        if ctx.pool is None or kept.status != 200:
             return None
         known = self._signatures.signature(ctx.pool, ctx.pool.model or infer.model, ctx.version)
         if not isinstance(known, Promise):
@@ -359,9 +367,14 @@ class CacheFilter(Filter):
 
     def _keepable(self, ctx: Context, part: Part, response: Response) -> Kept | None:
         """Return the answer as it is kept, None when it must not be."""
-        if response.status != 200 or response.body is None or len(response.body) > self._size:
+        bounds = self._windows if response.status == 200 else self._errors
+        if bounds is None or response.body is None or len(response.body) > self._size:
             return None
-        windows = allowed(response.headers, self._windows)
+        if response.status != 200 and (
+            not 400 <= response.status < 500 or response.status in ABOUT_THE_CLIENT
+        ):
+            return None
+        windows = allowed(response.headers, bounds)
         if windows is None or ctx.dialect is None:
             return None
         return Kept(
@@ -373,6 +386,7 @@ class CacheFilter(Filter):
             style=part.infer.style,
             id=part.infer.id,
             tags=self._tags + named_tags(response.headers),
+            status=response.status,
         )
 
     def on_done(self, ctx: Context) -> None:

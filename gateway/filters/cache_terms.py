@@ -35,6 +35,9 @@ NOT_KEPT: Final = frozenset(
 )
 """Fields that are about one answer to one client."""
 
+ABOUT_THE_CLIENT: Final = frozenset((401, 403, 407, 408, 425, 426, 429, 499))
+"""4xx that say nothing about the question."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:

@@ -493,3 +493,27 @@ def test_as_long_as_leaders_answer_one_call_is_under_way_per_question(answers_no
             traffic.upstream.calls[-1].answer(ANSWER)
             answered += 1
             traffic.clock.advance(1.5)
+
+
+# Errors that are an answer
+
+
+@pytest.mark.parametrize(
+    ("code", "kept"), [(400, True), (404, True), (422, True), (429, False), (401, False), (503, False)]
+)
+def test_a_wrong_question_is_answered_again_for_a_moment_where_asked(code: int, kept: bool) -> None:
+    traffic = cached(errors=Duration(1.0))
+    asked(traffic)
+    traffic.clock.advance(31)
+    crowd = [traffic.send() for _ in range(3)]
+    for number in range(1, 4):
+        if number < len(traffic.upstream.calls):
+            traffic.upstream.calls[number].answer(b'{"error": "no"}', code)
+    assert all(sent.down.status == code for sent in crowd)
+    before = len(traffic.upstream.calls)
+    again = traffic.send()
+    assert (len(traffic.upstream.calls) == before) is kept
+    if kept:
+        assert (again.down.status, again.down.body) == (code, b'{"error": "no"}')
+        traffic.clock.advance(1)
+        assert not traffic.send().down.answered
