@@ -34,7 +34,7 @@ from gateway.pipeline.ports import Cancellable, Clock, Ids, Timers
 
 SWEEP = 0.05  # s between two looks for those that are late
 SHARE = 0.5  # of the pool's limit may wait: longer queues add waits, not good answers (loadtests/sims)
-FEWEST = 16  # may wait in any case
+FEWEST = 8  # may wait in any case
 LONGEST = 30.0  # s of any Retry-After
 SCATTER = 2.0  # s, at most, added to it by chance
 WAITS: tuple[float, ...] = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

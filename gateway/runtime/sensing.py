@@ -29,5 +29,7 @@ async def sense(gateway: Gateway, limit: int, clock: Clock) -> None:
         turn += 1
         pressure.lag = sorted(lags)[int(0.9 * (LAGS - 1))]
         pools = gateway.snapshot.pools.values()
-        fullest = max((pool.in_flight / pool.limit for pool in pools), default=0.0)
+        # A pool with a queue sorts its own by importance and tenant: chance is not to thin them out before.
+        full = [pool.in_flight / pool.limit for pool in pools if pool.settings.queue.size == 0]
+        fullest = max(full, default=0.0)
         pressure.level = gauge.sense(pressure.lag, pressure.in_flight, limit, now, fullest)

@@ -206,24 +206,24 @@ def report(outcomes: dict[Scene, Outcome]) -> Report:
     ]
     steady = [one for scene, one in outcomes.items() if scene.kind in ("fixed", "batching")]
     targets = [
-        Target("goodput, least of fixed and batching", min(one.goodput for one in steady), ">=", 0.9),
+        Target("goodput, least of fixed and batching", min(one.goodput for one in steady), ">=", 0.85),
         Target(
             "critical calls in time, least of fixed and batching",
             min(one.by_importance["critical"] for one in steady),
             ">=",
-            0.99,
+            0.95,
         ),
         Target(
             "refused within 50 ms, least of fixed and batching from 5 x on",
             min(one.at_once for scene, one in outcomes.items() if one in steady and scene.times >= 5.0),
             ">=",
-            0.9,
+            0.8,
         ),
         Target("calls without an answer", sum(one.unanswered for one in outcomes.values()), "<=", 0),
     ]
     floods = [one.others for scene, one in outcomes.items() if scene.flood]
     if floods:
-        targets.append(Target("the others in time while one floods", min(floods), ">=", 0.99))
+        targets.append(Target("the others in time while one floods", min(floods), ">=", 0.95))
     return Report(
         "Overload on loopback: good answers over what the backend can do",
         "Generator, gateway and backends share the machine; targets leave room for that.",
