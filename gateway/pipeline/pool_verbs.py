@@ -285,7 +285,7 @@ class Queue:
 
     size: int | None = setting(
         None,
-        "calls that may wait; none: half as many as may be under way, 16 at least; 0 or `off`: a full pool "
+        "calls that may wait; none: half as many as may be under way, 8 at least; 0 or `off`: a full pool "
         "refuses at once",
         "calls",
         example=500,
