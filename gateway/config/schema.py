@@ -20,7 +20,6 @@ from gateway.config.certificates import authority_problems, pair_problems
 from gateway.config.kind import REQUIRED, Origin, Placed, internal, setting
 from gateway.config.pem_file import PemFile
 from gateway.config.recurring import Weekly
-from gateway.config.recurring import Weekly
 from gateway.config.secret import Secret
 from gateway.config.units import Address, Duration, Instant, Network, Ratio, Size
 
@@ -617,11 +616,6 @@ class PolicyConfig:
     enforce: bool = setting(True, "false: decide, record and count without acting")
     from_: Instant | None = setting(None, "not before", example="2026-11-22 18:00Z")
     until: Instant | None = setting(None, "not after", example="2026-11-23 06:00Z")
-    during: tuple[Weekly, ...] = setting(
-        (),
-        "hours of the week, in any of which it holds; none: always",
-        example="Mon-Fri 08:00-18:00 Europe/Berlin",
-    )
     during: tuple[Weekly, ...] = setting(
         (),
         "hours of the week, in any of which it holds; none: always",

@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway.http.message import Request, Response
-
 from gateway.pipeline.attempt import Attempt, Owner
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import GatewayError, Outcome, Overloaded, Refusal
@@ -76,15 +75,27 @@ class Mirrors:
         self.gateway = gateway
         self.judge = judge
 
-    def send(self, ctx: Context, pool: Pool, timeout: float, allowance: Allowance, primary: Response) -> None:
-        """Copy a request that is over; `primary`: what it was answered. Never raises."""
+    def send(
+        self,
+        ctx: Context,
+        pool: Pool,
+        timeout: float,
+        allowance: Allowance,
+        primary: Response,
+        judge: Judge | None = None,
+        version: str = "",
+    ) -> None:
+        """Copy a request that is over; `primary`: what it was answered. Never raises.
+
+        judge: of this copy, in place of the one for all. version: the model version that is asked.
+        """
         body = ctx.request.body
         if body is None:  # it streamed past: nobody has it
             self.count(ctx, pool, "too_large", 0.0)
         elif not allowance.take(len(body)):
             self.count(ctx, pool, "dropped", 0.0)
         else:
-            Copy(self, ctx, pool, timeout, allowance, primary).start()
+            Copy(self, ctx, pool, timeout, allowance, primary, judge or self.judge, version).start()
 
     def count(self, ctx: Context, pool: Pool, result: str, seconds: float) -> None:
         """Tell the observer of one copy, or of one that was not made."""
@@ -101,6 +112,7 @@ class Copy(Owner):
         "_began",
         "_ctx",
         "_forward",
+        "_judge",
         "_kept",
         "_mirrors",
         "_over",
@@ -119,14 +131,18 @@ class Copy(Owner):
         timeout: float,
         allowance: Allowance,
         primary: Response,
+        judge: Judge | None = None,
+        version: str = "",
     ) -> None:
         """allowance: taken for this copy just now."""
         self._mirrors = mirrors
+        self._judge = judge
         self._pool = pool
         self._allowance = allowance
         self._primary = primary
         self._began = mirrors.gateway.clock.now()
         self._ctx = shadow(ctx, pool, self._began, timeout)
+        self._ctx.version = version
         self._size = len(ctx.request.body or b"")
         self._forward: Forward | None = None
         self._attempt: Attempt | None = None
@@ -189,7 +205,7 @@ class Copy(Owner):
         response = self._response
         assert response is not None
         self._read += len(data)
-        if self._mirrors.judge is not None and self._read <= KEEP:
+        if self._judge is not None and self._read <= KEEP:
             self._kept.append(data)
         if last:
             self._complete(attempt, response, b"".join(self._kept) if self._read <= KEEP else None)
@@ -212,7 +228,7 @@ class Copy(Owner):
 
     def _complete(self, attempt: Attempt, response: Response, body: bytes | None) -> None:
         status = response.status
-        judge = self._mirrors.judge
+        judge = self._judge
         if body is not None and judge is not None:
             response.body, response.length = body, len(body)
         attempt.finish(response if response.body is not None else None)

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from gateway.governance.fair_queue import Waiting
 from gateway.governance.hedging import Hedging
 from gateway.http.message import Headers, Request, Response
-
 from gateway.pipeline.attempt import Attempt, Owner
 from gateway.pipeline.context import Context, Tried
 from gateway.pipeline.errors import (

@@ -1,4 +1,4 @@
-"""What is read of full pools when somebody asks for metrics: limits, who waits, how long, who left unserved."""
+"""The queues of pools as metrics: how many wait, for how long, who left unserved and why, and the limit."""
 
 from __future__ import annotations
 
