@@ -66,7 +66,7 @@ def verbs(folder: Path, line: str) -> list[object]:
         (
             "cache: {ttl: 30s, stale_while_revalidate: 30s, stale_if_error: 10m, scope: tenant, "
             "max_rows: 8, size: 64KiB}",
-            [Cache(Duration(30.0), Duration(30.0), Duration(600.0), "tenant", 8, Size(65536))],
+            [Cache(Duration(30.0), Duration(30.0), Duration(600.0), "tenant", 8, size=Size(65536))],
         ),
         ("degrade: digits-lite", [Degrade(to="digits-lite")]),
         (
