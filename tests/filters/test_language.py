@@ -110,7 +110,7 @@ def test_a_header_value_from_a_reference_is_not_shown_when_it_is_refused(tmp_pat
 
 
 def test_a_verb_that_reads_predictions_is_refused_where_there_are_none(tmp_path: Path) -> None:
-    page = f"pools: {{a: {{find: a}}}}\nendpoints: {{e: {{match: /e, send: a, validate: true}}}}\n"
+    page = "pools: {a: {find: a}}\nendpoints: {e: {match: /e, send: a, validate: true}}\n"
     (tmp_path / "a.yaml").write_text(page)
     (problem,) = load(tmp_path, KINDS).errors
     assert "on an endpoint with `model:`" in str(problem)
