@@ -117,6 +117,11 @@ class Instance:
         self.failures = 0
         self.breaker = _breaker(settings, ids, "instance")
 
+    def recover(self) -> None:
+        """It was ill, and its check finds it well: what it was before says nothing of now."""
+        self.latency.forget()
+        self.doubted_until = 0.0
+
     def usable(self, now: float) -> bool:
         """Tell whether a call may go here now."""
         return (

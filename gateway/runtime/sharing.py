@@ -86,7 +86,7 @@ def _judge(instance: Instance, is_well: bool) -> None:
     if instance.healthy is not is_well:
         instance.healthy = is_well
         if is_well:
-            instance.latency.forget()  # as upstream/health.py does
+            instance.recover()  # as upstream/health.py does
 
 
 def _instances(snapshot: Snapshot) -> Iterator[tuple[Pool, Instance]]:

@@ -169,5 +169,5 @@ def _judge(pool: Pool, instance: Instance, streak: Streak, well: bool) -> None:
         log.warning("instance %s of pool %s is not healthy", instance.id, pool.name)
     elif not instance.healthy and streak.good >= health.healthy_after:
         instance.healthy = True
-        instance.latency.forget()  # what it was before it fell ill says nothing of now
+        instance.recover()
         log.info("instance %s of pool %s is healthy again", instance.id, pool.name)

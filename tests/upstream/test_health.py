@@ -86,6 +86,19 @@ async def test_an_instance_falls_ill_and_gets_well(checked: Checked) -> None:
     assert set(checked.behind.paths) == {"/v2/models/m/ready"}
 
 
+async def test_what_was_held_against_an_instance_is_forgotten_when_it_gets_well(checked: Checked) -> None:
+    pool = checked.pool()
+    instance = only(pool)
+    checked.checks.watch([(pool, "m")])
+    checked.status = 500
+    await until(lambda: not instance.healthy)
+    instance.latency.record_error(30.0, 1.0)
+    instance.doubted_until = float("inf")
+    checked.status = 200
+    await until(lambda: instance.healthy)
+    assert (instance.latency.value, instance.doubted_until) == (0.0, 0.0)
+
+
 @pytest.mark.parametrize("bad", [1, 3])
 async def test_so_many_bad_answers_in_a_row_make_it_ill(checked: Checked, bad: int) -> None:
     health = Health(every=Duration(0.01), timeout=Duration(0.2), unhealthy_after=bad)
