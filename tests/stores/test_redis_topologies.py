@@ -71,12 +71,15 @@ async def test_sentinels_say_where_the_master_is(redis_server, tmp_path):
 @real
 async def test_in_a_cluster_the_counters_are_found_wherever_their_slot_is(tmp_path):
     need_redis()
-    servers = [RedisServer(tmp_path / str(n), ["--cluster-enabled", "yes"]) for n in range(2)]
+    buses = [free_port() for _ in range(2)]  # by default a bus is 10,000 above its port, past 65535 for some
+    servers = [
+        RedisServer(tmp_path / str(bus), ["--cluster-enabled", "yes", "--cluster-port", str(bus)]) for bus in buses
+    ]
     try:
         controls = [server.control() for server in servers]
         controls[0].execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
         controls[1].execute_command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
-        controls[0].execute_command("CLUSTER", "MEET", "127.0.0.1", servers[1].port)
+        controls[0].execute_command("CLUSTER", "MEET", "127.0.0.1", servers[1].port, buses[1])
         end = time.monotonic() + 20
         while any(b"cluster_state:ok" not in _info(control) for control in controls):
             assert time.monotonic() < end, "the cluster did not form"
