@@ -73,7 +73,8 @@ async def test_in_a_cluster_the_counters_are_found_wherever_their_slot_is(tmp_pa
     need_redis()
     buses = [free_port() for _ in range(2)]  # by default a bus is 10,000 above its port, past 65535 for some
     servers = [
-        RedisServer(tmp_path / str(bus), ["--cluster-enabled", "yes", "--cluster-port", str(bus)]) for bus in buses
+        RedisServer(tmp_path / str(bus), ["--cluster-enabled", "yes", "--cluster-port", str(bus)])
+        for bus in buses
     ]
     try:
         controls = [server.control() for server in servers]
