@@ -52,8 +52,12 @@ def crashed(ctx: Context) -> Response:
     return _answer(ctx, 500, "internal", "the gateway failed to handle this request", "", None, {})
 
 
-def not_found(ctx: Context, found: Found) -> Refusal:
-    """Refuse what no endpoint takes."""
+def without_endpoint(ctx: Context, found: Found) -> Response | Refusal:
+    """Answer what goes to no endpoint: for the gateway itself, or refused because nobody takes it."""
+    if found.target is not None and not found.target.model:
+        return of_server(ctx, found.target)
+    if ctx.request.path == b"*":
+        return of_gateway()
     if found.allowed:
         allow = ", ".join(found.allowed)
         headers: Headers = [(b"allow", allow.encode())]

@@ -93,6 +93,15 @@ def translates(ctx: Context, pool: Pool) -> bool:
     )
 
 
+def goes_whole(ctx: Context, pool: Pool) -> bool:
+    """Tell whether a body that is still on its way must be read whole first.
+
+    Small ones, because they can be sent twice then, and what is to be translated.
+    """
+    length = ctx.request.length
+    return (length is not None and length <= ctx.snapshot.replay_limit) or translates(ctx, pool)
+
+
 def forward(ctx: Context, pool: Pool, signatures: Signatures) -> Eventual[Forward | Refusal]:
     """Make the upstream request for this pool. Translation needs the whole body in ctx.request.body."""
     if not translates(ctx, pool):

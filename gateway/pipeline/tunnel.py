@@ -12,6 +12,7 @@ both halves are, or as soon as either connection breaks.
 from __future__ import annotations
 
 from gateway.pipeline.context import Context
+from gateway.pipeline.ports import Downstream
 
 
 class Tunnels:
@@ -32,11 +33,12 @@ class Tunnels:
 class Tunnel:
     """One open tunnel: who still talks, and how much was said. Who opens it closes it, once."""
 
-    __slots__ = ("_all", "_client_talks", "_ctx", "_instance_talks")
+    __slots__ = ("_all", "_client_talks", "_ctx", "_down", "_instance_talks")
 
-    def __init__(self, tunnels: Tunnels, ctx: Context) -> None:
+    def __init__(self, tunnels: Tunnels, ctx: Context, down: Downstream) -> None:
         self._all = tunnels
         self._ctx = ctx
+        self._down = down
         self._client_talks = True
         self._instance_talks = True
         tunnels.open += 1
@@ -51,12 +53,15 @@ class Tunnel:
             self._client_talks = False
 
     def from_instance(self, data: bytes, last: bool) -> None:
-        """Count what the instance said; last: it says no more."""
+        """Pass on what the instance said; last: it says no more."""
         size = len(data)
         self._ctx.body_sent += size
         self._all.bytes_out += size
+        if data:
+            self._down.write(data)
         if last:
             self._instance_talks = False
+            self._down.end()
 
     @property
     def is_over(self) -> bool:

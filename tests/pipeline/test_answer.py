@@ -86,9 +86,12 @@ def test_a_bug_tells_nothing_but_the_request_id(path: bytes) -> None:
 
 def test_what_nobody_takes_is_told_apart() -> None:
     by_path, model = context(), context(PATHS["kserve-v2"])
-    nobody = answer.not_found(by_path, Found(None, None))
-    unknown = answer.not_found(model, Found(None, model.target))
-    method = answer.not_found(by_path, Found(None, None, ("GET", "PUT")))
+    nobody = answer.without_endpoint(by_path, Found(None, None))
+    unknown = answer.without_endpoint(model, Found(None, model.target))
+    method = answer.without_endpoint(by_path, Found(None, None, ("GET", "PUT")))
+    assert isinstance(nobody, Refusal)
+    assert isinstance(unknown, Refusal)
+    assert isinstance(method, Refusal)
     assert (nobody.status, nobody.code) == (404, "unknown_endpoint")
     assert (unknown.status, unknown.code) == (404, "unknown_model")
     assert (method.status, method.code, dict(method.headers)[b"allow"]) == (

@@ -15,8 +15,8 @@ from gateway.pipeline.errors import (
     UpstreamReset,
     UpstreamTimeout,
 )
-from gateway.pipeline.exchange import Phase
 from gateway.pipeline.filter import Filter
+from gateway.pipeline.phase import Phase
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.pool_verbs import Breaker, Hedge, PoolSettings, Retry
 from gateway.pipeline.promise import Eventual, Promise

@@ -10,8 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from gateway.http.message import Request, Response
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import UpstreamReset
-from gateway.pipeline.exchange import Exchange, Phase, begin
+from gateway.pipeline.exchange import Exchange, begin
 from gateway.pipeline.filter import Filter
+from gateway.pipeline.phase import Phase
 from gateway.pipeline.pool_verbs import Concurrency, Eject, PoolSettings, Queue, Retry
 from gateway.pipeline.ports import Peer, Principal
 from tests.playbooks.stage import Stage

@@ -17,7 +17,7 @@ from gateway.pipeline.errors import (
     UpstreamReset,
     UpstreamTimeout,
 )
-from gateway.pipeline.exchange import Phase
+from gateway.pipeline.phase import Phase
 from gateway.pipeline.pool_verbs import Hedge, PoolSettings, Retry
 from tests.playbooks.stage import Noting, Stage, make_pool
 
