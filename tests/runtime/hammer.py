@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
+
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -47,8 +49,8 @@ async def quick_backend() -> AsyncIterator[int]:
 class Hammer:
     """`clients` connections to one port, each sending its next request when the last is answered.
 
-    pause: s between an answer and the next request. statuses: of answers; failures: what went wrong, and
-    when (the loop's clock).
+    pause: s between an answer and the next request. statuses: of answers; granted: when the requests that got
+    a 200 were sent, and when answered; failures: what went wrong, and when (the loop's clock).
     """
 
     port: int
@@ -58,7 +60,7 @@ class Hammer:
     statuses: Counter[int] = field(default_factory=Counter)
     failures: list[tuple[float, str]] = field(default_factory=list)
     reconnects: int = 0
-    granted: list[float] = field(default_factory=list)
+    granted: list[tuple[float, float]] = field(default_factory=list)
     answers: list[float] = field(default_factory=list)
     _stopping: bool = False
 
@@ -93,12 +95,13 @@ class Hammer:
                         self.reconnects += 1
                         writer.close()
                     reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                sent = loop.time()
                 writer.write(request)
                 status, stays = await _read(reader)
                 self.statuses[status] += 1
                 self.answers.append(loop.time())
                 if status == 200:
-                    self.granted.append(loop.time())
+                    self.granted.append((sent, self.answers[-1]))
                 if not stays:
                     self.reconnects += 1
                     writer.close()
@@ -129,10 +132,18 @@ async def _read(reader: asyncio.StreamReader) -> tuple[int, bool]:
     return int(head[9:12]), b"connection: close" not in head
 
 
-def excess(granted: list[float], rate: float) -> float:
-    """The most that any window saw above rate * t: a bucket allows its burst."""
-    worst, lowest = 0.0, float("inf")
-    for number, instant in enumerate(sorted(granted)):
-        lowest = min(lowest, number - rate * instant)
-        worst = max(worst, number + 1 - rate * instant - lowest)
+def excess(granted: list[tuple[float, float]], rate: float) -> float:
+    """The most that any window surely saw above rate * t: a bucket allows its burst.
+
+    Nobody outside knows when a request was decided, but that it was between its sending and its answer. Only
+    those count for a window that began and ended in it, so a process that got no turn proves nothing.
+    """
+    sent = np.array([one[0] for one in granted])
+    answered = np.array([one[1] for one in granted])
+    order = np.argsort(answered)
+    sent, answered = sent[order], answered[order]
+    worst = 0.0
+    for begin in sent:
+        inside = answered[sent >= begin]
+        worst = max(worst, float(np.max(np.arange(1, len(inside) + 1) - rate * (inside - begin))))
     return worst

@@ -263,19 +263,23 @@ async def ready(stderr: asyncio.StreamReader) -> None:
 async def test_a_throttle_holds_over_all_workers(
     tmp_path: Path, port: int, workers: int, rate: float, burst: float, pause: float
 ) -> None:
-    async with crewed(tmp_path, page(port, f"    throttle: {rate}/s burst {burst}\n"), workers) as gateway:
+    # Where the supervisor gets no turn for 100 ms, `local` would let every worker count for itself.
+    verb = f"    throttle: {{rate: {rate}/s, burst: {burst}, on_store_failure: closed}}\n"
+    async with crewed(tmp_path, page(port, verb), workers) as gateway:
         hammer = Hammer(gateway.port, clients=16, pause=pause)
         async with hammer.running():
             await asyncio.sleep(3.0)
         granted = sorted(hammer.granted)
-        seconds = granted[-1] - granted[0]
+        seconds = granted[-1][1] - granted[0][0]
         assert len({one["slot"] for one in await gateway.workers()}) == workers
         assert len(granted) <= 1.02 * (rate * seconds + burst)
-        late = min(0.2, max(0.02, *hammer.gaps))  # an answer's way varies; the bound is the lender's
-        assert excess(granted, rate) <= 1.02 * (burst + rate * late) + 1
+        assert excess(granted, rate) <= 1.02 * (burst + rate * 0.02) + 1
         # A busy machine leaves clients without a turn for longer than a bucket holds: that is lost to all.
         lost = sum(max(0.0, gap - burst / rate) for gap in hammer.gaps) * rate
-        assert len(granted) >= 0.93 * (rate * seconds - lost)  # alone it is 0.97 and more
+        if (
+            hammer.answered > 3 * rate * seconds and not hammer.statuses[503]
+        ):  # all was asked for
+            assert len(granted) >= 0.93 * (rate * seconds - lost)  # alone it is 0.97 and more
 
 
 async def test_demand_that_moves_to_another_worker_is_served(tmp_path: Path, port: int) -> None:
