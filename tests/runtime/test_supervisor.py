@@ -276,9 +276,7 @@ async def test_a_throttle_holds_over_all_workers(
         assert excess(granted, rate) <= 1.02 * (burst + rate * 0.02) + 1
         # A busy machine leaves clients without a turn for longer than a bucket holds: that is lost to all.
         lost = sum(max(0.0, gap - burst / rate) for gap in hammer.gaps) * rate
-        if (
-            hammer.answered > 3 * rate * seconds and not hammer.statuses[503]
-        ):  # all was asked for
+        if hammer.answered > 3 * rate * seconds and not hammer.statuses[503]:  # all was asked for
             assert len(granted) >= 0.93 * (rate * seconds - lost)  # alone it is 0.97 and more
 
 
