@@ -4,7 +4,7 @@
     cache: {ttl: 30s, stale_while_revalidate: 30s, stale_if_error: 10m, scope: principal}
 
 On an endpoint without a model it is HTTP's cache of GET (cache_http.py); `rows: true` keeps predictions row
-by row (cache_rows.py). What follows is about whole predictions.
+by row (cache_rows.py). What follows is about whole predictions (cache_whole.py).
 
 Opt-in: whoever writes `cache` says that the model is a function of its input. The key is
 taken from the tensors, never from the bytes, so one question has one answer however it is written and in
@@ -34,43 +34,10 @@ from typing import Literal
 
 from gateway.config.kind import REQUIRED, setting
 from gateway.config.units import Duration, Ratio, Size
-from gateway.dialects.canonical import cacheable, canonical_key
-from gateway.dialects.catalogue import BY_NAME
-from gateway.dialects.errors import InvalidPrediction
-from gateway.dialects.metadata import Signature
-from gateway.dialects.tensors import InferRequest, rows
 from gateway.filters.cache_http import HttpCacheFilter
-from gateway.filters.cache_questions import Question, Questions
-from gateway.filters.cache_rows import RowCache
-from gateway.filters.cache_terms import (
-    ABOUT_THE_CLIENT,
-    BY_REQUEST,
-    BYPASS,
-    COLLAPSED,
-    HIT,
-    MISS,
-    NOT_KEPT,
-    STALE,
-    STORED,
-    Wish,
-    allowed,
-    named_tags,
-    subject,
-    wish_of,
-)
-from gateway.governance.flights import Role
-from gateway.governance.freshness import State
-from gateway.http.message import Response
-from gateway.pipeline.answers import Kept, Landed, Waiter, Windows, tag
-from gateway.pipeline.context import Context, Slot, Stale
-from gateway.pipeline.errors import GatewayError, Refusal
+from gateway.filters.cache_whole import CacheFilter
+from gateway.pipeline.answers import Windows
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
-from gateway.pipeline.forward import without_body_fields
-from gateway.pipeline.pool import Pool
-from gateway.pipeline.prediction import is_prediction, read_prediction
-from gateway.pipeline.promise import Eventual, Promise
-
-Verdict = Response | Refusal | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,358 +77,33 @@ class Cache:
     size: Size = setting(Size(1024 * 1024), "larger answers are not kept", example="1MiB", at_least=1)
 
 
-class Part:
-    """What one request has to do with the cache. answered: the flight needs nothing more from it."""
-
-    __slots__ = ("answered", "began", "infer", "key", "leads", "pool", "ttl_left", "waiter")
-
-    def __init__(self, key: bytes, infer: InferRequest, pool: Pool | None, began: float) -> None:
-        self.key = key
-        self.infer = infer
-        self.pool = pool  # whose answer belongs under the key
-        self.began = began  # s since the epoch
-        self.waiter = Waiter()
-        self.leads = False  # it fetches, so its answer is to be kept
-        self.answered = False
-        self.ttl_left = 0.0  # s, of what ctx.stale holds: negative
-
-
-class CacheFilter(Filter):
-    """Looks up, collapses, keeps."""
-
-    name = "cache"
-    place = 90
-    needs_body = True
-
-    def __init__(self, rule: Rule[Cache], parts: Parts) -> None:
-        cache = rule.value
-        self._rule = rule
-        self._windows = Windows(cache.ttl, cache.stale_while_revalidate, cache.stale_if_error)
-        self._errors = Windows(cache.errors) if cache.errors else None
-        self._max_rows = cache.max_rows
-        self._size = cache.size
-        self._answers = parts.answers
-        self._signatures = parts.signatures
-        self._clock = parts.clock
-        self._endpoint = parts.endpoint.encode()
-        self._tags = (tag("endpoint", parts.endpoint), tag("model", parts.model))
-        self._part: Slot[Part] = Slot()
-        self._questions = Questions()
-        self._rows = RowCache(parts, self._windows, self._size, self._tags) if cache.rows else None
-
-    # Before the attempt
-
-    def on_request(self, ctx: Context) -> Eventual[Verdict]:
-        """Answer from what is kept, wait for one who asks already, or go on and bring the answer."""
-        if not is_prediction(ctx) or not self._rule.enforce:
-            return None  # not enforced: nothing would be there to be found, for nothing is kept
-        pool = ctx.pool
-        if pool is None or ctx.target is None or ctx.parsed is not None or ctx.other_arms:
-            return self._read(ctx, b"", None)
-        signature = self._signatures.signature(pool, pool.model or ctx.target.model, ctx.version)
-        if isinstance(signature, Promise):
-            return self._read(ctx, b"", None)
-        digest = self._questions.digest(ctx.request, self._where(ctx).encode() + b"\0" + self._subject(ctx))
-        asked = self._questions.find(digest, signature) if digest else None
-        if asked is None:
-            return self._read(ctx, digest, signature)
-        return self._look_up(ctx, asked.infer, asked.key, wish_of(ctx.request))
-
-    def _read(self, ctx: Context, digest: bytes, signature: Signature | None) -> Eventual[Verdict]:
-        infer = read_prediction(ctx, self._signatures)
-        if not isinstance(infer, Promise):
-            return self._look(ctx, infer, digest, signature)
-        later: Promise[Verdict] = Promise()
-        infer.then(lambda read: _pass_on(self._look(ctx, read, b"", None), later), later.reject)
-        return later
-
-    def _look(
-        self, ctx: Context, infer: InferRequest | Refusal, digest: bytes, signature: Signature | None
-    ) -> Eventual[Verdict]:
-        """Look for the answer to a prediction that was read just now, and remember the question."""
-        if ctx.finished:
-            return None
-        if isinstance(infer, Refusal):  # not ours to refuse: whoever must read it will
-            return self._go_on(ctx, BYPASS)
-        wish = wish_of(ctx.request)
-        if wish.no_store or not cacheable(infer) or (self._max_rows and rows(infer) > self._max_rows):
-            return self._go_on(ctx, BY_REQUEST if wish.no_store else BYPASS)
-        if ctx.other_arms and not wish.no_cache:
-            self._prefer_known(ctx, infer)
-        key = self._key(ctx, infer)
-        if digest:
-            self._questions.keep(digest, Question(signature, infer, key))
-        return self._look_up(ctx, infer, key, wish)
-
-    def _look_up(self, ctx: Context, infer: InferRequest, key: bytes, wish: Wish) -> Eventual[Verdict]:
-        if wish.no_store:
-            return self._go_on(ctx, BY_REQUEST)
-        if self._rows is not None and self._rows.takes(ctx, infer):
-            scope = self._endpoint + b"\0" + self._subject(ctx)
-            verdict = self._rows.look(ctx, infer, self._where(ctx), scope, wish)
-            return self._noted(ctx, verdict)
-        part = Part(key, infer, ctx.pool, self._clock.wall())
-        if ctx.trail is not None:
-            ctx.note(self.name, "looked up", self._rule.policy, self._rule.origin, {"key": key.hex()})
-        if wish.no_cache:
-            return self._fetch(ctx, part, BY_REQUEST)
-        kept = self._answers.find(part.key, ctx.now, part.began)
-        if not isinstance(kept, Promise):
-            return self._found(ctx, part, kept, wish)
-        later: Promise[Verdict] = Promise()
-        kept.then(lambda found: _pass_on(self._found(ctx, part, found, wish), later), later.reject)
-        return later
-
-    def _prefer_known(self, ctx: Context, infer: InferRequest) -> None:
-        """Where chance chose between two versions, take the one whose answer is here or on its way.
-
-        Otherwise the same question, asked twice, would reach a backend of each arm.
-        """
-        chosen = ctx.arm, ctx.pool, ctx.version
-        if self._answers.knows(self._key(ctx, infer), ctx.now):
-            return
-        for arm, pool, version in ctx.other_arms:
-            ctx.arm, ctx.pool, ctx.version = arm, pool, version
-            if self._answers.knows(self._key(ctx, infer), ctx.now):
-                return
-        ctx.arm, ctx.pool, ctx.version = chosen
-
-    def _key(self, ctx: Context, infer: InferRequest) -> bytes:
-        scope = self._endpoint + b"\0" + self._subject(ctx)
-        return canonical_key(infer, infer.model, self._where(ctx), scope)
-
-    @staticmethod
-    def _where(ctx: Context) -> str:
-        pool = ctx.pool
-        return "" if pool is None else f"{pool.name}\0{pool.model}\0{pool.version}\0{ctx.version}"
-
-    def _subject(self, ctx: Context) -> bytes:
-        principal = ctx.principal
-        return subject(principal, self._rule.value.scope)
-
-    def _found(self, ctx: Context, part: Part, kept: Kept | None, wish: Wish) -> Eventual[Verdict]:
-        if ctx.finished:
-            return None
-        if kept is None:
-            return self._join(ctx, part, MISS)
-        if wish.max_age is not None and kept.freshness.age(ctx.now) > wish.max_age:
-            return self._fetch(ctx, part, BY_REQUEST)
-        match kept.freshness.state(ctx.now):
-            case State.FRESH:
-                return self._give(ctx, part, kept, HIT)
-            case State.STALE_SERVE if ctx.dry or self._answers.is_flying(part.key):
-                return self._give(ctx, part, kept, _stale_hit(kept, ctx.now))
-            case State.GONE:
-                return self._join(ctx, part, MISS)
-        self._offer_stale(ctx, part, kept)
-        return self._join(ctx, part, STALE)
-
-    def _offer_stale(self, ctx: Context, part: Part, kept: Kept) -> None:
-        """Let `degrade` have it."""
-        part.ttl_left = kept.freshness.fresh_until - ctx.now
-        if -part.ttl_left > self._windows.stale_if_error:
-            return
-        age = kept.freshness.age(ctx.now)
-        response = self._render(ctx, part, kept)
-
-        def offer(rendered: Response | None) -> None:
-            if rendered is not None and not ctx.finished:
-                ctx.stale = Stale(rendered, age)
-
-        if isinstance(response, Promise):
-            response.then(offer, lambda _: None)
-        else:
-            offer(response)
-
-    def _join(self, ctx: Context, part: Part, status: bytes) -> Eventual[Verdict]:
-        if ctx.dry:
-            return self._go_on(ctx, status)
-        role = self._answers.join(part.key, part.waiter)
-        if role is not Role.JOINER:
-            return self._fetch(ctx, part, status)
-        self._part.set(ctx, part)
-        later: Promise[Verdict] = Promise()
-        part.waiter.landed.then(
-            lambda landed: _pass_on(self._landed(ctx, part, landed, status), later), later.reject
-        )
-        return later
-
-    def _landed(self, ctx: Context, part: Part, landed: Landed, status: bytes) -> Eventual[Verdict]:
-        """What we waited for is here, or we have to fetch it."""
-        if isinstance(landed, Role):
-            return None if ctx.finished else self._fetch(ctx, part, status)
-        part.answered = True
-        return None if ctx.finished else self._give(ctx, part, landed, status + COLLAPSED)
-
-    def _fetch(self, ctx: Context, part: Part, status: bytes) -> Verdict:
-        """Go on, and keep what comes."""
-        if not ctx.dry:
-            part.leads = True
-            self._part.set(ctx, part)
-            ctx.want_whole = max(ctx.want_whole, self._size)
-        return self._go_on(ctx, status)
-
-    def _go_on(self, ctx: Context, status: bytes) -> Verdict:
-        ctx.cache_status = status
-        self._note(ctx, status)
-        return None
-
-    # Giving what is kept
-
-    def _give(self, ctx: Context, part: Part, kept: Kept, status: bytes) -> Eventual[Verdict]:
-        response = self._render(ctx, part, kept)
-        if not isinstance(response, Promise):
-            return self._given(ctx, response, status)
-        later: Promise[Verdict] = Promise()
-        response.then(lambda late: later.resolve(self._given(ctx, late, status)), later.reject)
-        return later
-
-    def _given(self, ctx: Context, response: Response | None, status: bytes) -> Response | None:
-        ctx.cache_status = BYPASS if response is None else status
-        self._note(ctx, ctx.cache_status)
-        return response
-
-    def _render(self, ctx: Context, part: Part, kept: Kept) -> Eventual[Response | None]:
-        """Make the answer for this request. None: it can't be put into its dialect, so it has to ask."""
-        infer = part.infer
-        age = (b"age", b"%d" % kept.freshness.age(ctx.now))
-        assert ctx.dialect is not None
-        if (kept.dialect, kept.style, kept.id) == (ctx.dialect.name, infer.style, infer.id):
-            return Response(kept.status, [*kept.headers, age], kept.body)
-        if ctx.pool is None or kept.status != 200:
-            return None
-        known = self._signatures.signature(ctx.pool, ctx.pool.model or infer.model, ctx.version)
-        if not isinstance(known, Promise):
-            return _translate(ctx, infer, kept, known, age)
-        later: Promise[Response | None] = Promise()
-        known.then(lambda told: later.resolve(_translate(ctx, infer, kept, told, age)), later.reject)
-        return later
-
-    # After the attempt
-
-    def on_response(self, ctx: Context, response: Response) -> Response:
-        """Keep and share a new answer; say what the cache had to do with it."""
-        if self._rows is not None:
-            response = self._rows.on_response(ctx, response)
-        part = self._part.get(ctx)
-        if part is not None and part.leads and not part.answered:
-            self._conclude(ctx, part, response)
-        if ctx.stale is not None and response is ctx.stale.response and part is not None:
-            ctx.cache_status = b"headgate; hit; ttl=%d" % part.ttl_left
-        if ctx.cache_status:
-            response.headers.append((b"cache-status", ctx.cache_status))
-        return response
-
-    def _conclude(self, ctx: Context, part: Part, response: Response) -> None:
-        part.answered = True
-        if ctx.error is not None or ctx.refusal is not None or response.status >= 500:
-            self._answers.leave(part.key, part.waiter)
-            return
-        kept = self._keepable(ctx, part, response) if ctx.pool is part.pool else None
-        if kept is None:
-            self._answers.dissolve(part.key, part.waiter)
-            return
-        if self._answers.keep(part.key, kept, part.began, self._clock.wall()):
-            ctx.cache_status += STORED
-        self._answers.land(part.key, part.waiter, kept)
-
-    def _keepable(self, ctx: Context, part: Part, response: Response) -> Kept | None:
-        """Return the answer as it is kept, None when it must not be."""
-        bounds = self._windows if response.status == 200 else self._errors
-        if bounds is None or response.body is None or len(response.body) > self._size:
-            return None
-        if response.status != 200 and (
-            not 400 <= response.status < 500 or response.status in ABOUT_THE_CLIENT
-        ):
-            return None
-        windows = allowed(response.headers, bounds)
-        if windows is None or ctx.dialect is None:
-            return None
-        return Kept(
-            ctx.now,
-            windows,
-            [field for field in response.headers if field[0] not in NOT_KEPT],
-            response.body,
-            dialect=ctx.dialect.name,
-            style=part.infer.style,
-            id=part.infer.id,
-            tags=self._tags + named_tags(response.headers),
-            status=response.status,
-        )
-
-    def on_done(self, ctx: Context) -> None:
-        """Leave the flight: who waits for us must not wait in vain."""
-        if self._rows is not None:
-            self._rows.leave(ctx)
-        part = self._part.get(ctx)
-        if part is not None and not part.answered:
-            part.answered = True
-            self._answers.leave(part.key, part.waiter)
-
-    def _noted(self, ctx: Context, verdict: Eventual[Verdict]) -> Eventual[Verdict]:
-        if ctx.trail is not None and not isinstance(verdict, Promise):
-            self._note(ctx, ctx.cache_status)
-        return verdict
-
-    def on_error(self, ctx: Context, error: GatewayError) -> Response | Pool | None:
-        """Another pool is to be asked the whole question: rows of two models make no answer."""
-        if self._rows is not None:
-            self._rows.whole_again(ctx)
-        return None
-
-    def on_refusal(self, ctx: Context, refusal: Refusal) -> Response | Pool | None:
-        """The same."""
-        if self._rows is not None:
-            self._rows.whole_again(ctx)
-        return None
-
-    def _note(self, ctx: Context, status: bytes) -> None:
-        if ctx.trail is not None:
-            numbers = {"scope": self._rule.value.scope, "version": ctx.version}
-            ctx.note(self.name, status.decode("ascii"), self._rule.policy, self._rule.origin, numbers)
-
-
-# Rendering
-
-
-def _translate(
-    ctx: Context,
-    infer: InferRequest,
-    kept: Kept,
-    signature: Signature | None,
-    age: tuple[bytes, bytes],
-) -> Response | None:
-    assert ctx.dialect is not None
-    try:
-        expected = None if signature is None else signature.named(infer.signature)
-        result = BY_NAME[kept.dialect].read_response(kept.headers, kept.body, expected)
-        headers, body = ctx.dialect.write_response(result, infer)
-    except InvalidPrediction:
-        return None
-    return Response(200, [*without_body_fields(kept.headers), *headers, age], body)
-
-
-def _stale_hit(kept: Kept, now: float) -> bytes:
-    return b"%b; ttl=%d" % (HIT, kept.freshness.fresh_until - now)
-
-
-def _pass_on(verdict: Eventual[Verdict], later: Promise[Verdict]) -> None:
-    if isinstance(verdict, Promise):
-        verdict.then(later.resolve, later.reject)
-    else:
-        later.resolve(verdict)
-
-
 def _build(rules: Sequence[Rule[Cache]], parts: Parts) -> Iterable[Filter]:
     if parts.model:
-        return [CacheFilter(rule, parts) for rule in rules]
+        return [_whole(rule, parts) for rule in rules]
     return [_http(rule, parts) for rule in rules if rule.enforce]
+
+
+def _whole(rule: Rule[Cache], parts: Parts) -> CacheFilter:
+    cache = rule.value
+    return CacheFilter(
+        rule,
+        parts,
+        _windows(cache),
+        errors=Windows(cache.errors) if cache.errors else None,
+        scope=cache.scope,
+        max_rows=cache.max_rows,
+        by_rows=cache.rows,
+        size=cache.size,
+    )
 
 
 def _http(rule: Rule[Cache], parts: Parts) -> HttpCacheFilter:
     cache = rule.value
-    windows = Windows(cache.ttl, cache.stale_while_revalidate, cache.stale_if_error)
-    return HttpCacheFilter(parts, windows, cache.scope, cache.heuristic, cache.size)
+    return HttpCacheFilter(parts, _windows(cache), cache.scope, cache.heuristic, cache.size)
+
+
+def _windows(cache: Cache) -> Windows:
+    return Windows(cache.ttl, cache.stale_while_revalidate, cache.stale_if_error)
 
 
 KIND = FilterKind("cache", Cache, summary="answer again what was answered before", build=_build)

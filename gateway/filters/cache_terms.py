@@ -48,7 +48,7 @@ class Wish:
     max_age: float | None = None
 
 
-_NO_WISH: Final = Wish()
+NO_WISH: Final = Wish()
 
 
 def named_tags(headers: Headers) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def subject(principal: Principal | None, scope: str) -> bytes:
 def wish_of(request: Request) -> Wish:
     """Read the client's Cache-Control."""
     if request.header(b"cache-control") is None:
-        return _NO_WISH
+        return NO_WISH
     said = _directives(request.headers)
     return Wish(b"no-store" in said, b"no-cache" in said, _seconds(said.get(b"max-age")))
 

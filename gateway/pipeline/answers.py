@@ -138,6 +138,15 @@ class AnswerStore:
 
     # Finding and keeping
 
+    def fresh(self, key: bytes, now: float) -> Kept | None:
+        """Return what is fresh and in memory: counted as a look-up where it is there; else `find` goes on."""
+        kept = self._memory.get(key)
+        if kept is None or now >= kept.freshness.fresh_until:
+            return None
+        self.lookups += 1
+        self.hits += 1
+        return kept
+
     def find(self, key: bytes, now: float, wall: float) -> Eventual[Kept | None]:
         """Return what is kept under a key, fresh or stale; None when nothing useful is."""
         self.lookups += 1

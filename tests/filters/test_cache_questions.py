@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 
 from gateway.dialects.metadata import Signature
 from gateway.dialects.tensors import InferRequest
-from gateway.filters import cache_questions
-from gateway.filters.cache_questions import LONGEST, Question, Questions
+from gateway.filters.cache_questions import KEPT, LONGEST, ROOM, Question, Questions
 from gateway.http.message import Headers, Request
+from gateway.pipeline.pool import Pool
+from gateway.pipeline.pool_verbs import PoolSettings
+from tests.fakes.traffic import SeededIds
 
+POOL = Pool("stable", PoolSettings(), SeededIds())
 INFER = InferRequest(None, "m", None, None, "", (), None, {}, "named")
 JSON = (b"content-type", b"application/json")
 
@@ -25,7 +28,9 @@ def asked(
 def test_the_same_bytes_are_the_same_question() -> None:
     questions = Questions()
     other_caller = [(b"x-api-key", b"1"), JSON, (b"x-request-id", b"2"), (b"traceparent", b"3")]
-    assert questions.digest(asked(), b"") == questions.digest(asked(headers=other_caller), b"")
+    assert questions.asked(asked(), POOL, "", b"") == questions.asked(
+        asked(headers=other_caller), POOL, "", b""
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,8 +46,25 @@ def test_the_same_bytes_are_the_same_question() -> None:
 )
 def test_whatever_a_dialect_reads_makes_another_question(other: Request) -> None:
     questions = Questions()
-    assert questions.digest(asked(), b"") != questions.digest(other, b"")
-    assert questions.digest(asked(), b"") != questions.digest(asked(), b"another pool")
+    assert questions.asked(asked(), POOL, "", b"") != questions.asked(other, POOL, "", b"")
+
+
+@pytest.mark.parametrize(
+    ("pool", "version", "subject"),
+    [
+        (Pool("canary", PoolSettings(), SeededIds()), "", b""),
+        (Pool("stable", PoolSettings(), SeededIds(), version="2"), "", b""),
+        (Pool("stable", PoolSettings(), SeededIds(), model="n"), "", b""),
+        (POOL, "2", b""),
+        (POOL, "", b"principal ann"),
+    ],
+    ids=["pool", "its version", "its model", "version", "subject"],
+)
+def test_whatever_else_the_key_depends_on_makes_another_question(
+    pool: Pool, version: str, subject: bytes
+) -> None:
+    questions = Questions()
+    assert questions.asked(asked(), POOL, "", b"") != questions.asked(asked(), pool, version, subject)
 
 
 @given(
@@ -51,28 +73,33 @@ def test_whatever_a_dialect_reads_makes_another_question(other: Request) -> None
 )
 def test_no_two_questions_run_into_each_other(one: list[bytes], other: list[bytes]) -> None:
     questions = Questions()
-    digests = [questions.digest(asked(b"x" + body, b"/" + path), b"") for path, body in (one, other)]
-    assert (digests[0] == digests[1]) is (one == other)
+    first, second = [
+        questions.asked(asked(b"x" + body, b"/" + path), POOL, "", b"") for path, body in (one, other)
+    ]
+    assert (first == second) is (one == other)
 
 
 def test_a_long_body_is_not_remembered() -> None:
-    assert Questions().digest(asked(bytes(LONGEST + 1)), b"") == b""
-    assert Questions().digest(asked(b""), b"") == b""
+    assert Questions().asked(asked(bytes(LONGEST + 1)), POOL, "", b"") is None
+    assert Questions().asked(asked(b""), POOL, "", b"") is None
 
 
 def test_a_question_holds_while_its_signature_does() -> None:
     questions, signature = Questions(), Signature((), ())
-    digest = questions.digest(asked(), b"")
+    sent = questions.asked(asked(), POOL, "", b"")
+    assert sent is not None
     question = Question(signature, INFER, b"key")
-    questions.keep(digest, question)
-    assert questions.find(digest, signature) is question
-    assert questions.find(digest, Signature((), ())) is None
-    assert questions.find(digest, None) is None
+    questions.keep(sent, 2, question)
+    assert questions.find(sent, signature) is question
+    assert questions.find(sent, Signature((), ())) is None
+    assert questions.find(sent, None) is None
 
 
-def test_the_questions_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_questions, "KEPT", 3)
+@pytest.mark.parametrize(("size", "most"), [(1, KEPT), (LONGEST, ROOM // LONGEST)], ids=["many", "long"])
+def test_the_questions_kept_are_bounded(size: int, most: int) -> None:
     questions = Questions()
-    for number in range(8):
-        questions.keep(b"%d" % number, Question(None, INFER, b""))
-    assert repr(questions) == "<Questions | 2>"
+    for number in range(most):
+        questions.keep((number,), size, Question(None, INFER, b""))
+    assert repr(questions) == f"<Questions | {most}>"
+    questions.keep(("one more",), size, Question(None, INFER, b""))
+    assert repr(questions) == "<Questions | 1>"
