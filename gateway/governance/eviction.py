@@ -1,76 +1,93 @@
-"""S3-FIFO bounded in bytes: which answers a cache keeps when it cannot keep them all.
+"""Which answers a cache keeps when it cannot keep them all: a window for newcomers, and a guarded main part.
 
-Three queues. Newcomers enter `small` (a tenth of the bytes); most things asked for once are never asked
-for again, and leave from there quickly. What is asked for again while in `small` moves on to `main`, a
-FIFO with a second chance: an entry that was asked for since its last turn goes round again. The keys
-(not the values) of what left `small` are remembered in `ghost`, and come back straight into `main`. Hits
-move nothing: they raise a counter of 0 to 3, so a hit costs one dict look-up. On Zipf traces, with and
-without scans, it hits at least four points more often than LRU (tests).
+    put ──▶ window ──▶ asked for more often than those who would have to go? ──yes──▶ main ──▶ out
+             queue                                          └──no──▶ out                queue
 
-Law: the sizes of what is kept never add up to more than `capacity`. An entry larger than `small` could
-ever hold starts in `main`; one larger than the capacity is not kept.
+Both parts are queues with a second chance: what was asked for since its last turn goes round again. So a
+hit moves nothing: it sets two fields of its entry. Whoever leaves the window has to be asked for more often
+than those it would push out of main together, and more than once: what is asked for once never gets there.
+How often somebody was asked for is counted in its entry while it is here and in a sketch (frequency.py) while
+it isn't; counts halve every five requests per entry, so that yesterday's favourites go.
 
-Source: Yang et al., SOSP'23, "FIFO queues are all you need for cache eviction".
+The share of the window is what tells one traffic from another. Everything is window: the cache behaves like
+LRU, right where popularity moves. A hundredth is: like TinyLFU, right where it stays, and under loops and
+scans. Nobody can say beforehand, so it may be changed at any time (shadows.py tells to what); what is in the
+wrong part then moves on in small steps, a few at each `put`.
+
+Laws: the sizes of what is kept never add up to more than `capacity`, and each call takes constant time,
+amortised. An entry larger than the capacity is not kept.
+
+Sources: Einziger, Friedman and Manes, ACM ToS 2017 (W-TinyLFU); Einziger et al., ACM ToS 2022 (an entry
+against the sum of its victims); Yang et al., HotOS'23 (FIFO with reinsertion is as good as LRU).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+from gateway.governance.frequency import MOST, Sketch
 
 V = TypeVar("V")
 
-OVERHEAD = 200
+OVERHEAD: Final = 400
 """Bytes that an entry costs beside its key and value: this is added to the size that callers state."""
 
+MOVES: Final = 4  # entries that leave the window at a put, at most
+EPOCH: Final = 5  # requests per entry in which counts halve
+_WINDOW: Final = 0
+_MAIN: Final = 1
+_GONE: Final = 2
 
-class _Entry(Generic[V]):
-    __slots__ = ("asked", "in_main", "key", "size", "tags", "value")
 
-    def __init__(self, key: bytes, value: V, size: int, tags: tuple[str, ...], in_main: bool) -> None:
+class Entry(Generic[V]):
+    """One of those that are here."""
+
+    __slots__ = ("asked", "epoch", "hashed", "key", "place", "seen", "size", "tags", "value")
+
+    def __init__(self, key: bytes, hashed: int, value: V, size: int, tags: tuple[str, ...]) -> None:
         self.key = key
+        self.hashed = hashed
         self.value = value
-        self.size = size
+        self.size = size  # bytes, key and overhead included
         self.tags = tags
-        self.asked = 0
-        self.in_main = in_main
+        self.asked = 1  # times, halved with every epoch
+        self.epoch = 0
+        self.seen = False  # asked for since its last turn
+        self.place = _WINDOW
 
 
-class S3Fifo(Generic[V]):
-    """A bounded map. capacity: bytes, each entry's key and overhead included."""
+class Queues(Generic[V]):
+    """The entries and their order. capacity: bytes. share: of the window, above 0 up to 1."""
 
     __slots__ = (
+        "_due",
         "_entries",
-        "_ghost",
-        "_ghost_limit",
         "_main",
-        "_small",
-        "_small_limit",
-        "_small_size",
-        "_tags",
+        "_main_size",
+        "_requests",
+        "_sketch",
+        "_window",
+        "_window_limit",
+        "_window_size",
         "capacity",
         "evictions",
         "size",
     )
 
-    def __init__(self, capacity: int, small: float = 0.1) -> None:
-        """small: share of the capacity for newcomers."""
-        if capacity < 1 or not 0 < small < 1:
-            raise ValueError(
-                f"a cache needs room ({capacity} bytes) and a small queue between 0 and 1 ({small})"
-            )
+    def __init__(self, capacity: int, share: float) -> None:
         self.capacity = capacity
         self.size = 0  # bytes in use
         self.evictions = 0  # so far
-        self._small_limit = max(1, int(capacity * small))
-        self._small_size = 0
-        self._entries: dict[bytes, _Entry[V]] = {}
-        self._small: deque[_Entry[V]] = deque()
-        self._main: deque[_Entry[V]] = deque()
-        self._ghost: dict[bytes, None] = {}  # in order of leaving
-        self._ghost_limit = 16
-        self._tags: dict[str, set[bytes]] = {}
+        self._entries: dict[bytes, Entry[V]] = {}
+        self._window: deque[Entry[V]] = deque()
+        self._main: deque[Entry[V]] = deque()
+        self._window_size = 0
+        self._main_size = 0
+        self._window_limit = max(1, int(capacity * share))
+        self._sketch = Sketch()
+        self._requests = 0
+        self._due = 64
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -78,127 +95,156 @@ class S3Fifo(Generic[V]):
     def __contains__(self, key: bytes) -> bool:
         return key in self._entries
 
-    def get(self, key: bytes) -> V | None:
-        """Return the value and note that it was asked for; None when it is not here."""
+    def share(self, share: float) -> None:
+        """Let the window have another share of the capacity."""
+        self._window_limit = max(1, int(self.capacity * share))
+
+    def look(self, key: bytes) -> Entry[V] | None:
+        """Return the entry and note that it was asked for; None when it is not here."""
         entry = self._entries.get(key)
         if entry is None:
             return None
-        if entry.asked < 3:
+        entry.seen = True
+        if entry.epoch != self._sketch.epoch:
+            self._halve(entry)
+        if entry.asked < MOST:
             entry.asked += 1
-        return entry.value
+        self._requests += 1
+        if self._requests >= self._due:
+            self._age()
+        return entry
 
-    def put(self, key: bytes, value: V, size: int, tags: Iterable[str] = ()) -> bool:
-        """Keep `value` (of `size` bytes, key not included), in place of any earlier one; False: it is
-        too large.
+    def insert(self, entry: Entry[V]) -> None:
+        """Take in an entry whose key is not here, and which is no larger than the capacity."""
+        self._requests += 1
+        if self._requests >= self._due:
+            self._age()
+        entry.asked = min(MOST, self._sketch.estimate(entry.hashed) + 1)
+        entry.epoch = self._sketch.epoch
+        self._entries[entry.key] = entry
+        self._window.append(entry)
+        self._window_size += entry.size
+        self.size += entry.size
+        self._settle()
 
-        tags: names under which `purge_tag` finds it.
-        """
-        asked = 0
-        known = self._entries.get(key)
-        if known is not None:
-            asked = known.asked
-            self.delete(key)
-        size += len(key) + OVERHEAD
-        if size > self.capacity:
-            return False
-        to_main = key in self._ghost or asked > 1 or size > self._small_limit
-        self._ghost.pop(key, None)
-        while self.size + size > self.capacity:
-            self._evict()
-        entry = _Entry(key, value, size, tuple(tags), to_main)
-        self._entries[key] = entry
-        self.size += size
-        if to_main:
-            self._main.append(entry)
+    def remove(self, entry: Entry[V]) -> None:
+        """Take an entry out. Its place in a queue is cleared when its turn comes."""
+        self._sketch.remember(entry.hashed, self._asked(entry))
+        del self._entries[entry.key]
+        self.size -= entry.size
+        if entry.place == _WINDOW:
+            self._window_size -= entry.size
         else:
-            self._small.append(entry)
-            self._small_size += size
-        for tag in entry.tags:
-            self._tags.setdefault(tag, set()).add(key)
-        return True
+            self._main_size -= entry.size
+        entry.place = _GONE
 
-    def delete(self, key: bytes) -> bool:
-        """Forget a key; True if it was here. Its place in a queue is cleared when its turn comes."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return False
-        self._drop(entry)
-        if len(self._small) + len(self._main) > 2 * len(self._entries) + 64:
-            self._compact()
-        return True
+    def resize(self, entry: Entry[V], size: int) -> None:
+        """Let an entry be larger or smaller where it is. size: bytes, at most the capacity."""
+        more = size - entry.size
+        entry.size = size
+        self.size += more
+        if entry.place == _WINDOW:
+            self._window_size += more
+        else:
+            self._main_size += more
+        self._settle()
 
-    def purge(self, matches: Callable[[bytes, V], bool]) -> int:
-        """Forget every entry for which `matches(key, value)`; returns how many. Looks at all of them."""
-        return sum([self.delete(e.key) for e in list(self._entries.values()) if matches(e.key, e.value)])
+    def played(self, key: bytes, hashed: int, size: int, value: V) -> bool:
+        """Ask for a key and put it there if it is not: True if it was. What a shadow does."""
+        if self.look(key) is not None:
+            return True
+        if size <= self.capacity:
+            self.insert(Entry(key, hashed, value, size, ()))
+        return False
 
-    def tagged(self, tag: str) -> list[bytes]:
-        """Return the keys put under this tag."""
-        return list(self._tags.get(tag, ()))
+    def tidy(self) -> None:
+        """Clear out the places of removed entries, where they are the most."""
+        if len(self._window) + len(self._main) > 2 * len(self._entries) + 64:
+            self._window = deque([entry for entry in self._window if entry.place == _WINDOW])
+            self._main = deque([entry for entry in self._main if entry.place == _MAIN])
 
-    def purge_tag(self, tag: str) -> int:
-        """Forget every entry put under this tag; returns how many."""
-        return sum([self.delete(key) for key in self.tagged(tag)])
-
-    def clear(self) -> int:
-        """Forget everything; returns how many entries that was."""
-        return self.purge(lambda _key, _value: True)
+    def on_evicted(self, entry: Entry[V]) -> None:
+        """An entry left to make room: it is no longer here."""
 
     # Making room
 
-    def _evict(self) -> None:
-        """Take one step towards room: evict an entry, or move one on."""
-        if self._small and (self._small_size > self._small_limit or not self._main):
-            self._turn_small()
+    def _settle(self) -> None:
+        """Bring both parts back to their shares, at least so far that everything has room."""
+        for _ in range(MOVES):
+            if self._window_size <= self._window_limit:
+                break
+            self._leave_window()
+        while self.size > self.capacity:
+            main_limit = self.capacity - self._window_limit
+            if self._main_size and (self._main_size > main_limit or self._window_size <= self._window_limit):
+                self._evict(self._next(self._main, _MAIN))
+            else:
+                self._evict(self._next(self._window, _WINDOW))
+
+    def _next(self, queue: deque[Entry[V]], place: int) -> Entry[V]:
+        """Take from a queue that is not empty whose turn it is, those that were asked for go round again."""
+        while True:
+            entry = queue.popleft()
+            if entry.place != place:
+                continue  # removed meanwhile
+            if not entry.seen:
+                return entry
+            entry.seen = False
+            queue.append(entry)
+
+    def _leave_window(self) -> None:
+        entry = self._next(self._window, _WINDOW)
+        room = self.capacity - self._window_limit
+        if entry.size <= room and (self._main_size + entry.size <= room or self._beats(entry, room)):
+            self._window_size -= entry.size
+            self._main_size += entry.size
+            entry.place = _MAIN
+            self._main.append(entry)
         else:
-            self._turn_main()
+            self._evict(entry)
 
-    def _turn_small(self) -> None:
-        entry = self._small.popleft()
-        if self._entries.get(entry.key) is not entry:
-            return  # deleted or replaced meanwhile
-        if entry.asked > 1:
-            self._small_size -= entry.size
-            entry.in_main = True
-            entry.asked = 0
-            self._main.append(entry)
-            return
-        self._drop(entry)
+    def _beats(self, entry: Entry[V], room: int) -> bool:
+        """Make room in main if the entry is asked for more often than all who would have to go."""
+        left = self._asked(entry)
+        if left < 2:
+            return False
+        victims: list[Entry[V]] = []
+        freed = 0
+        while self._main_size - freed + entry.size > room:
+            victim = self._next(self._main, _MAIN)
+            victims.append(victim)
+            freed += victim.size
+            left -= max(1, self._asked(victim))
+            if left <= 0:
+                self._main.extendleft(reversed(victims))
+                return False
+        for victim in victims:
+            self._evict(victim)
+        return True
+
+    def _evict(self, entry: Entry[V]) -> None:
+        self.remove(entry)
         self.evictions += 1
-        self._remember(entry.key)
+        self.on_evicted(entry)
 
-    def _turn_main(self) -> None:
-        entry = self._main.popleft()
-        if self._entries.get(entry.key) is not entry:
-            return
-        if entry.asked:
-            entry.asked -= 1
-            self._main.append(entry)
-            return
-        self._drop(entry)
-        self.evictions += 1
+    # Counting
 
-    def _drop(self, entry: _Entry[V]) -> None:
-        del self._entries[entry.key]
-        self.size -= entry.size
-        if not entry.in_main:
-            self._small_size -= entry.size
-        for tag in entry.tags:
-            keys = self._tags[tag]
-            keys.discard(entry.key)
-            if not keys:
-                del self._tags[tag]
+    def _asked(self, entry: Entry[V]) -> int:
+        if entry.epoch != self._sketch.epoch:
+            self._halve(entry)
+        return entry.asked
 
-    def _remember(self, key: bytes) -> None:
-        ghost = self._ghost
-        ghost[key] = None
-        while len(ghost) > max(self._ghost_limit, len(self._entries)):
-            del ghost[next(iter(ghost))]
+    def _halve(self, entry: Entry[V]) -> None:
+        """Count the epochs that went by since the entry was last looked at."""
+        entry.asked >>= min(8, self._sketch.epoch - entry.epoch)
+        entry.epoch = self._sketch.epoch
 
-    def _compact(self) -> None:
-        """Clear out the places of deleted entries."""
-        current = self._entries
-        self._small = deque(entry for entry in self._small if current.get(entry.key) is entry)
-        self._main = deque(entry for entry in self._main if current.get(entry.key) is entry)
+    def _age(self) -> None:
+        self._requests = 0
+        self._sketch.fit(len(self._entries))
+        self._sketch.age()
+        self._due = max(64, EPOCH * len(self._entries) // 16)
 
     def __repr__(self) -> str:
-        return f"<S3Fifo {len(self)} entries, {self.size} of {self.capacity} bytes, {self.evictions} evicted>"
+        share = 100 * self._window_limit // self.capacity
+        return f"<Queues {len(self)} entries, {self.size} of {self.capacity} bytes, window {share} %>"

@@ -1,6 +1,6 @@
 """Answers that are kept to be given again: one bounded store for all endpoints of a gateway.
 
-Memory first (S3-FIFO, bounded in bytes, so one endpoint's answers can't grow beyond what all may have); a
+Memory first (governance/bounded_map.py, so one endpoint's answers can't grow beyond what all may have); a
 shared store (Redis) behind it, if there is one: what another gateway asked is then known here too. A shared
 store that is slow or away is a miss, never an error.
 
@@ -28,7 +28,7 @@ from typing import Final, TypeAlias
 
 import orjson
 
-from gateway.governance.eviction import S3Fifo
+from gateway.governance.bounded_map import BoundedMap
 from gateway.governance.flights import Flights, Role
 from gateway.governance.freshness import Freshness, State
 from gateway.http.message import Headers
@@ -126,7 +126,7 @@ class AnswerStore:
     )
 
     def __init__(self, capacity: int, blobs: BlobStore | None = None) -> None:
-        self._memory: S3Fifo[Kept] = S3Fifo(capacity)
+        self._memory: BoundedMap[Kept] = BoundedMap(capacity)
         self.blobs = blobs
         self._flights: Flights[bytes, Waiter] = Flights()
         self._purged: dict[str, float] = {}  # tag -> s since the epoch

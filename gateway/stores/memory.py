@@ -2,15 +2,15 @@
 the others.
 
 They answer at once, so nothing of a request ever waits on them. Both are bounded: counters by number of
-keys (full buckets go first), blobs by bytes (S3-FIFO). Each worker process has its own; limits that hold
-over workers need a shared store.
+keys (full buckets go first), blobs by bytes. Each worker process has its own; limits that hold over workers
+need a shared store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.governance.eviction import S3Fifo
+from gateway.governance.bounded_map import BoundedMap
 from gateway.governance.token_bucket import Buckets
 from gateway.pipeline.ports import Claim, Clock, Grant
 
@@ -44,7 +44,7 @@ class MemoryBlobs:
     __slots__ = ("_clock", "_entries")
 
     def __init__(self, capacity: int, clock: Clock) -> None:
-        self._entries: S3Fifo[tuple[float, bytes]] = S3Fifo(capacity)
+        self._entries: BoundedMap[tuple[float, bytes]] = BoundedMap(capacity)
         self._clock = clock
 
     def get(self, key: bytes) -> bytes | None:
