@@ -60,6 +60,8 @@ _WHEN: Final[Mapping[str, When]] = {
     "upstream_tls": "unavailable",
     "upstream_refused": "unavailable",
     "upstream_reset": "unavailable",
+    "upstream_stream_reset": "unavailable",
+    "upstream_calm": "unavailable",
     "upstream_protocol": "unavailable",
     "upstream_unreadable": "unavailable",
     "signature_unknown": "unavailable",

@@ -62,6 +62,7 @@ _OURS: Final = {
     408: Status.DEADLINE_EXCEEDED,
     409: Status.ABORTED,
     413: Status.RESOURCE_EXHAUSTED,
+    422: Status.INVALID_ARGUMENT,
     429: Status.RESOURCE_EXHAUSTED,
     431: Status.RESOURCE_EXHAUSTED,
     499: Status.CANCELLED,
@@ -72,7 +73,16 @@ _OURS: Final = {
     504: Status.DEADLINE_EXCEEDED,
 }
 # The same by reason, where the HTTP status alone doesn't say it.
-_REASONS: Final = {"unknown_model": Status.NOT_FOUND}
+_REASONS: Final = {
+    "unknown_model": Status.NOT_FOUND,
+    "unknown_version": Status.NOT_FOUND,
+    # PROTOCOL-HTTP2.md, "Errors": what an instance's RST_STREAM means. REFUSED_STREAM is UNAVAILABLE, by 503.
+    "upstream_stream_reset": Status.INTERNAL,
+    "upstream_cancelled": Status.CANCELLED,
+    "upstream_calm": Status.RESOURCE_EXHAUSTED,
+    "upstream_too_weak": Status.PERMISSION_DENIED,
+    "upstream_protocol": Status.INTERNAL,
+}
 
 # http-grpc-status-mapping.md: what clients make of an answer that is not gRPC at all.
 _FOREIGN: Final = {
@@ -196,7 +206,7 @@ def as_grpc(response: Response) -> Response:
     """
     if is_grpc(response.headers):
         if response.status == 200:
-            return response
+            return _status_last(response) if response.body else response
         if response.header(b"grpc-status") is not None:
             return Response(200, response.headers, b"")
     reason = response.header(b"x-headgate-reason")
@@ -210,6 +220,16 @@ def as_grpc(response: Response) -> Response:
         status = status_of_refusal(response.status, message)
     kept = [field for field in response.headers if field[0] not in _OF_BODIES]
     return Response(200, trailers_only(status, message) + kept, b"")
+
+
+def _status_last(response: Response) -> Response:
+    """Return an answer with a message and its outcome in the head as gRPC has it: behind the message."""
+    value = response.header(b"grpc-status")
+    if value is None or response.trailers is not None:
+        return response
+    ended = Response(200, [field for field in response.headers if field[0] != b"grpc-status"], response.body)
+    ended.trailers = [(b"grpc-status", value)]
+    return ended
 
 
 def status_of(response: Response, trailers: Headers | None) -> Status:

@@ -16,8 +16,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from hpack import NeverIndexedHeaderTuple
-
 from gateway.http.framing import BadFraming, read_length
 from gateway.http.message import Headers, Request, Response, find
 from gateway.http.parse import BadRequest, HeadLimits
@@ -41,6 +39,7 @@ _NOT_SENT: Final = _CONNECTION_FIELDS | {b"content-length", b"host", b"te"}
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]++")
 _METHOD = re.compile(rb"[A-Z]++(?:-[A-Z]++)*+")
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
+_PROTOCOL = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")  # as Upgrade names them
 _CONTROLS: Final = bytes(code for code in range(0x20) if code != 0x09) + b"\x7f"
 _UNSAFE: Final = b"\0\r\n"
 _KNOWN_BOUND: Final = 2048
@@ -48,11 +47,6 @@ _LONGEST_NAME: Final = 256
 _OVERHEAD: Final = 32  # bytes that §10.5.1 counts per field beside its name and value
 
 _known: set[bytes] = set()  # names that were found to be well-formed; never values
-
-# Values that differ with every message would push the useful ones out of the encoder's table.
-_UNREPEATED: Final = frozenset(
-    b"x-request-id traceparent etag age content-length grpc-timeout grpc-message ratelimit".split()
-)
 
 
 def _check_fields(fields: Sequence[Field]) -> None:
@@ -94,12 +88,21 @@ def _split(fields: Iterable[Field]) -> tuple[dict[bytes, bytes], list[Field]]:
 # Requests
 
 
-def read_request(fields: Sequence[Field], limits: HeadLimits, ended: bool) -> Request:
+def read_request(
+    fields: Sequence[Field], limits: HeadLimits, ended: bool, connect_protocol: bool = False
+) -> Request:
     """Return the request of one header block. Raises Malformed, and BadRequest for what is not served here.
 
     ended: the block ends the stream, so there is no body; body is then b"", else None. minor is 2.
+    connect_protocol: extended CONNECT was offered. It becomes the GET with `upgrade` that HTTP/1.1 has
+    for it, with body b"": what the stream carries is not a body (RFC 8441 §4, §5).
     """
     pseudo, rest = _split(fields)
+    protocol = pseudo.pop(b":protocol", b"") if connect_protocol else b""
+    if protocol:
+        if pseudo.get(b":method") != b"CONNECT" or not _PROTOCOL.fullmatch(protocol):
+            raise Malformed(":protocol without CONNECT, or a malformed one")
+        pseudo[b":method"] = b"GET"
     method, path, authority = _read_pseudo(pseudo)
     _check_fields(rest)
     host, length, expect, te_trailers, crumbs = _read_special(rest)
@@ -108,7 +111,7 @@ def read_request(fields: Sequence[Field], limits: HeadLimits, ended: bool) -> Re
         raise BadRequest(400, "bad_request", "a field name holds an underscore")
     if crumbs > 1:
         rest = _join_cookies(rest)
-    if ended:
+    if ended or protocol:
         if length:
             raise Malformed("a message without a body announces one")  # §8.1.1
         length = 0
@@ -122,8 +125,9 @@ def read_request(fields: Sequence[Field], limits: HeadLimits, ended: bool) -> Re
         host=_read_host(authority, host),
         minor=2,
         length=length,
-        body=b"" if ended else None,
-        expect_continue=expect and not ended,
+        body=b"" if ended or protocol else None,
+        expect_continue=expect and not (ended or protocol),
+        upgrade=protocol,
     )
     request.te_trailers = te_trailers
     return request
@@ -288,9 +292,9 @@ def _write(fields: list[Field], headers: Headers, length: int | None) -> list[Fi
         name = field[0]
         if name in _NOT_SENT:
             continue
-        fields.append(NeverIndexedHeaderTuple(*field) if name in _UNREPEATED else field)
+        fields.append(field)
     if length is not None:
-        fields.append(NeverIndexedHeaderTuple(b"content-length", b"%d" % length))
+        fields.append((b"content-length", b"%d" % length))
     _check_safe(fields)
     return fields
 

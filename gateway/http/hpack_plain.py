@@ -1,12 +1,15 @@
-"""HPACK without a memory: a field is written the same way each time, so that it is written once. RFC 7541.
+"""HPACK, the writing side, without a memory: a field is written the same way each time. RFC 7541. Sans-io.
 
-Compression pays where bytes are dear. Between a gateway and its neighbours they are not, and hpack's
-encoder, which looks each field up in a table that changes with each field, was a seventh of a gRPC call's
-cost. So the encoder's dynamic table is given up with the first block (§6.3: a size of 0), after which
-nothing that the peer offers can make us remember its fields, and a field's bytes depend on nothing but the
-field: one of the static table's 61 where it stands there (§6.1), else a literal that is never entered
-anywhere (§6.2.2), its name by number where the static table has it. Whole fields that repeat are kept, up
-to a bound and by name: never those that may hold a secret.
+Compression pays where bytes are dear. Between a gateway and its neighbours they are not, and an encoder that
+looks each field up in a table which changes with each field was a seventh of a gRPC call's cost. So the
+dynamic table is given up with the first block (§6.3: a size of 0), after which nothing that the peer offers
+can make us remember its fields, and a field's bytes depend on nothing but the field: one of the static
+table's 61 where it stands there (§6.1), else a literal that is entered nowhere, its name by number where the
+static table has it.
+
+Fields that repeat and can hold no secret are kept as they were written, up to a bound and by name. All others
+are written as never to be indexed by anybody (§6.2.3), because the client may have wanted that, and who
+passes such a field on must keep to it (§7.1.3).
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from hpack import Encoder, NeverIndexedHeaderTuple
 from hpack.table import HeaderTable
 
 Field = tuple[bytes, bytes]
@@ -24,6 +26,8 @@ _WHOLE: Final = {field: bytes((0x80 | at,)) for at, field in enumerate(HeaderTab
 _NUMBERS: Final = {  # of a name that stands there several times the first
     field[0]: at for at, field in reversed(list(enumerate(HeaderTable.STATIC_TABLE, 1)))
 }
+_PLAIN: Final = 0x00  # §6.2.2
+_NEVER: Final = 0x10  # §6.2.3
 
 _BOUND: Final = 1024
 _LONGEST: Final = 128
@@ -32,7 +36,7 @@ _REPEATED: Final = frozenset(
     b"grpc-accept-encoding grpc-encoding grpc-status server te user-agent vary via x-forwarded-host "
     b"x-forwarded-proto x-headgate-pool x-headgate-reason x-headgate-version".split()
 )
-_names: dict[tuple[bytes, int], bytes] = {}  # a literal's name, with its first bits
+_names: dict[bytes, bytes] = {}  # how a literal of this name begins
 _fields: dict[Field, bytes] = {}  # whole fields
 
 
@@ -50,59 +54,42 @@ def encode_integer(number: int, bits: int, first: int) -> bytes:
     return bytes(out)
 
 
-def _name(name: bytes, first: int) -> bytes:
-    """Return the beginning of a literal: its kind and its name (§6.2.2, §6.2.3)."""
+def _name(name: bytes) -> bytes:
+    """Return the beginning of a literal: its kind and its name."""
+    first = _PLAIN if name in _REPEATED else _NEVER
     number = _NUMBERS.get(name)
     if number is not None:
         made = encode_integer(number, 4, first)
     else:
         made = bytes((first,)) + encode_integer(len(name), 7, 0) + name
     if len(_names) < _BOUND and len(name) <= 64:
-        _names[name, first] = made
+        _names[name] = made
     return made
-
-
-def _literal(name: bytes, value: bytes, first: int) -> bytes:
-    head = _names.get((name, first)) or _name(name, first)
-    size = len(value)
-    if size < 127:
-        return b"%b%c%b" % (head, size, value)
-    return head + encode_integer(size, 7, 0) + value
 
 
 def encode_field(field: Field) -> bytes:
     """Return one field's bytes."""
-    if isinstance(field, NeverIndexedHeaderTuple):
-        return _literal(field[0], field[1], 0x10)
     made = _WHOLE.get(field)
     if made is None:
-        made = _literal(field[0], field[1], 0x00)
-        if field[0] in _REPEATED and len(made) <= _LONGEST and len(_fields) < _BOUND:
+        name, value = field
+        made = (_names.get(name) or _name(name)) + encode_integer(len(value), 7, 0) + value
+        if name in _REPEATED and len(made) <= _LONGEST and len(_fields) < _BOUND:
             _fields[field] = made
     return made
 
 
-class PlainEncoder(Encoder):
-    """What h2 is given in place of hpack's encoder."""
+class PlainEncoder:
+    """One direction of one connection."""
+
+    __slots__ = ("_begun",)
 
     def __init__(self) -> None:
-        super().__init__()
         self._begun = False
 
-    @property
-    def header_table_size(self) -> int:
-        """Bytes of the dynamic table: there is none, whatever the peer offers."""
-        return 0
-
-    @header_table_size.setter
-    def header_table_size(self, value: int) -> None: ...
-
-    def encode(  # type: ignore[override]  # of the many forms that hpack takes, the one that is used
-        self, headers: Iterable[Field], huffman: bool = False
-    ) -> bytes:
+    def encode(self, fields: Iterable[Field]) -> bytes:
         """Return the header block."""
         known = _fields
-        parts = [known.get(field) or encode_field(field) for field in headers]
+        parts = [known.get(field) or encode_field(field) for field in fields]
         if not self._begun:
             self._begun = True
             parts.insert(0, _NO_TABLE)

@@ -131,6 +131,31 @@ class UpstreamReset(GatewayError):
     retry = Retry.IF_IDEMPOTENT
 
 
+class UpstreamStreamReset(UpstreamReset):
+    """The instance reset this one stream of HTTP/2; its connection is well (RFC 9113 §5.4.2)."""
+
+    code = "upstream_stream_reset"
+
+
+class UpstreamCancelled(UpstreamStreamReset):
+    """The instance says that the call was cancelled (CANCEL)."""
+
+    code = "upstream_cancelled"
+
+
+class UpstreamCalm(UpstreamStreamReset):
+    """The instance has had too much of this peer (ENHANCE_YOUR_CALM)."""
+
+    code = "upstream_calm"
+    status = 503
+
+
+class UpstreamTooWeak(UpstreamStreamReset):
+    """The instance wants better encryption than was agreed on (INADEQUATE_SECURITY)."""
+
+    code = "upstream_too_weak"
+
+
 class UpstreamProtocolError(GatewayError):
     """The instance's bytes are not HTTP/1.1 as RFC 9112 has it."""
 

@@ -285,7 +285,7 @@ class ServerConnection:
         self._host.leave(self, self.peer.address)
         data, self._buffer = self._buffer, b""
         successor = Http2Connection(self._host, self.transport, self.peer)
-        self.transport.set_protocol(successor)
+        self.transport.set_protocol(cast(asyncio.Protocol, successor))  # by shape
         successor.take_over(data)
 
     def _read_body(self, stream: Stream, body: Body) -> None:

@@ -48,6 +48,7 @@ class Host:
     outbox: Outbox
     draining: bool
     on_refused: OnRefused | None
+    upgrades: bool  # some endpoint lets clients go on in another protocol
 
     def date(self) -> bytes:
         """The Date field's value now."""

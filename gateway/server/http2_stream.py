@@ -3,7 +3,8 @@
 A stream is to HTTP/2 what a connection's turn is to HTTP/1 (server/stream.py), and the exchange can't tell
 them apart. What differs: many live at once on one connection, each with a window of its own both ways; a
 response that can't be completed resets the stream, not the connection; and a gRPC client gets every answer
-in gRPC's form (http/grpc.py), whoever gave it.
+in gRPC's form (http/grpc.py), whoever gave it. A tunnel (extended CONNECT, http/h2_connect.py) is a stream
+whose two bodies are not HTTP any more.
 
 What waits here is bounded: of the request's body no more than the stream's window (it is opened again when
 bytes are handed on), of the response no more than one piece beyond `write_high`, when the exchange is told
@@ -12,26 +13,31 @@ to stop.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Protocol
 
-from gateway.http.grpc import Status, as_grpc, is_grpc, trailers_only
-from gateway.http.h2_heads import Field, write_response, write_trailers
+from gateway.http.grpc import Status, as_grpc, is_grpc, status_of_refusal, trailers_only
+from gateway.http.h2_connect import agrees, write_tunnel_response
+from gateway.http.h2_flows import Flow, Flows
+from gateway.http.h2_frames import CANCEL, CONNECT_ERROR, INTERNAL_ERROR, Field
+from gateway.http.h2_heads import write_response
 from gateway.http.message import Headers, Request, Response
 from gateway.http.trailers import announced
 from gateway.pipeline.errors import GatewayError
 from gateway.pipeline.ports import Receiver
+from gateway.server.problem import problem
+from gateway.server.settings import ServerSettings
 
 
 class Streams(Protocol):
     """What a stream needs of its connection."""
 
-    def send_head(self, stream: Http2Stream, fields: list[Field], last: bool) -> None:
-        """Send a block of fields: a head, an interim head, or trailers."""
+    @property
+    def flows(self) -> Flows:
+        """Where its bodies flow."""
         ...
 
-    def pump(self, stream: Http2Stream) -> None:
-        """Send what of `stream.out` the windows allow."""
+    def send_head(self, stream: Http2Stream, fields: list[Field], last: bool) -> None:
+        """Send a block of fields: a head or an interim head."""
         ...
 
     def consume(self, stream: Http2Stream) -> None:
@@ -42,17 +48,37 @@ class Streams(Protocol):
         """The response was handed over whole; some of it may still wait for a window."""
         ...
 
-    def reset(self, stream: Http2Stream) -> None:
+    def reset(self, stream: Http2Stream, code: int) -> None:
         """Break the stream, so that the client can't take what it has for the whole."""
+        ...
+
+    def held_back(self, stream: Http2Stream) -> None:
+        """Some of the response has begun to wait."""
+        ...
+
+    def answered(self, stream: Http2Stream) -> None:
+        """The response's last byte is out."""
+        ...
+
+    def over(self, stream: Http2Stream) -> None:
+        """Nothing more comes or goes."""
+        ...
+
+    def crash(self, receiver: Receiver, bug: Exception) -> None:
+        """A bug escaped from a receiver."""
         ...
 
     def date(self) -> bytes:
         """The Date field's value now."""
         ...
 
+    def now(self) -> float:
+        """Seconds."""
+        ...
+
     @property
-    def write_high(self) -> int:
-        """Bytes that may wait for the client before the exchange is told to stop."""
+    def settings(self) -> ServerSettings:
+        """Bounds and patience."""
         ...
 
 
@@ -83,12 +109,11 @@ class _Nobody:
 NOBODY = _Nobody()
 
 
-class Http2Stream:
+class Http2Stream(Flow):
     """State of one request.
 
-    Of the request's body: `pieces` have come and wait (bytes, and bytes that they took of the window),
-    `ended` once the client sent the last one. Of the response: `out` waits for a window, `out_ended` once the
-    exchange said the last of it, then `out_trailers` follow. over: both sides are done with the stream.
+    is_connect: it asked for a tunnel (extended CONNECT, RFC 8441); is_tunnel: it has one. shut: the exchange
+    says no more through it; heard_out: nor does the client. is_over: both sides are done with the stream.
     """
 
     __slots__ = (
@@ -100,47 +125,40 @@ class Http2Stream:
         "begun",
         "body_clock",
         "done",
-        "ended",
-        "id",
+        "heard_out",
+        "is_connect",
+        "is_over",
+        "is_tunnel",
         "last_sent",
-        "out",
-        "out_ended",
-        "out_size",
-        "out_trailers",
-        "over",
-        "paused",
-        "pieces",
         "received",
         "receiver",
         "request",
+        "shut",
         "started",
         "stopped",
-        "waiting",
         "wanted",
     )
 
     def __init__(self, streams: Streams, request: Request, id: int) -> None:
+        super().__init__()
         self._streams = streams
         self.id = id
         self.request = request
         self.receiver: Receiver = NOBODY
         self.started = False  # the exchange has begun: body bytes before that are kept
-        self.pieces: deque[tuple[bytes, int]] = deque()
-        self.ended = request.body is not None
+        self.is_connect = request.upgrade != b""
+        self.in_ended = request.body is not None and not self.is_connect
         self.received = 0  # bytes of body that have come
         self.wanted = False  # proceed() was called
-        self.paused = False
         self.body_clock = 0.0  # when the client last sent a piece, or was asked for one
         self.begun = False  # the response's head is out
         self.done = False  # the exchange may send no more
-        self.over = False
-        self.out: deque[memoryview] = deque()
-        self.out_size = 0
-        self.out_ended = False
-        self.out_trailers: Headers | None = None
+        self.is_over = False
         self.stopped = False  # the exchange was told to stop
-        self.waiting = False  # the connection holds bytes of it back
         self.last_sent = 0.0  # when a byte of the response last went out, or began to wait
+        self.is_tunnel = False
+        self.shut = False
+        self.heard_out = False
         self._grpc = is_grpc(request.headers)
         self._left: int | None = None
         self._mute = False  # the response has no body, whatever is written
@@ -153,7 +171,7 @@ class Http2Stream:
         if self.wanted or self.done:
             return
         self.wanted = True
-        if self.request.expect_continue and not (self.begun or self.pieces or self.ended):
+        if self.request.expect_continue and not (self.begun or self.pieces or self.in_ended):
             self._streams.send_head(self, [(b":status", b"100")], False)
         if not self.paused:
             self._streams.consume(self)
@@ -172,7 +190,23 @@ class Http2Stream:
     @property
     def awaits_body(self) -> bool:
         """Is it the client's turn to send?"""
-        return self.wanted and not (self.ended or self.paused or self.done)
+        return self.wanted and not (self.in_ended or self.paused or self.done)
+
+    def takes(self) -> bool:
+        """Whether the exchange may be told more of the body."""
+        return self.wanted and self.started and not (self.paused or self.done)
+
+    def on_piece(self, data: bytes, last: bool) -> None:
+        """Tell the exchange a piece of the body, or of what the client says through the tunnel."""
+        receiver = self.receiver
+        try:
+            receiver.on_body(data, last)
+        except Exception as bug:
+            self._streams.crash(receiver, bug)
+            return
+        if last and self.is_tunnel:
+            self.heard_out = True
+            self._end_tunnel()
 
     # The response
 
@@ -182,6 +216,8 @@ class Http2Stream:
             return
         if self._grpc:
             response = as_grpc(response)
+        elif self.is_connect:
+            response = _declined(response)
         body = response.body or b""
         length: int | None = len(body)
         if self._is_bodiless(response.status):
@@ -194,11 +230,12 @@ class Http2Stream:
         last = not body and not trailers
         self._streams.send_head(self, fields, last)
         self.detach()
-        self.out_ended = True
         if not last:
+            self.out_ended = True
             self.out_trailers = trailers
-            self._put(body)
-            self._streams.pump(self)
+            if body:
+                self.put(body)
+            self._streams.flows.pump(self)
         self._streams.responded(self)
 
     def interim(self, response: Response) -> None:
@@ -207,12 +244,26 @@ class Http2Stream:
             self._streams.send_head(self, write_response(response, None, b""), False)
 
     def upgrade(self, response: Response, protocol: bytes) -> None:
-        """Never asked for: HTTP/2 has no Upgrade, and requests that carry it are malformed (§8.2.2, §8.6)."""
-        self.abort()
+        """Open the tunnel: 200 says what 101 says in HTTP/1 (RFC 8441 §5)."""
+        if self.done or self.begun:
+            return
+        if not agrees(self.request, response):
+            receiver = self.detach()
+            self._streams.reset(self, CONNECT_ERROR)
+            receiver.on_client_gone()
+            return
+        self.begun = self.is_tunnel = self.wanted = True
+        self._streams.send_head(self, write_tunnel_response(response, self._streams.date()), False)
+        self._streams.consume(self)
 
     def begin(self, response: Response) -> None:
         """Send the head."""
         if self.done or self.begun:
+            return
+        if self.is_connect and _declined(response) is not response:
+            receiver = self.receiver
+            self.reply(response)
+            receiver.on_client_gone()
             return
         if self._grpc:
             converted = as_grpc(response)
@@ -241,40 +292,57 @@ class Http2Stream:
             if self._left < 0:
                 self.abort()
                 return
-        self._put(data)
-        self._streams.pump(self)
-        if self.out_size > self._streams.write_high and not self.stopped:
+        self.put(data)
+        streams = self._streams
+        streams.flows.pump(self)
+        if self.out_size > streams.settings.write_high and not self.stopped:
             self.stopped = True
             self.receiver.on_writable(False)
 
     def end(self, trailers: Headers | None = None) -> None:
         """The body is complete. Less than was announced breaks the stream."""
-        if self.done:
+        if self.done or self.shut:
             return
         if self._left:
             self.abort()
             return
+        if self.is_tunnel:
+            self.shut = self.out_ended = True
+            self._streams.flows.pump(self)
+            self._end_tunnel()
+            return
         self.detach()
-        self.out_ended = True
         if not self._mute:
+            self.out_ended = True
             self.out_trailers = trailers if self._trailing else None
-            self._streams.pump(self)
+            self._streams.flows.pump(self)
         self._streams.responded(self)
 
-    def abort(self) -> None:
-        """Break the stream; a gRPC client, whose messages say themselves where they end, gets a status."""
+    def _end_tunnel(self) -> None:
+        """Each half ends by itself; the tunnel is over when both have."""
+        if self.shut and self.heard_out and not self.done:
+            self.detach()
+            self._streams.responded(self)
+
+    def abort(self, error: GatewayError | None = None) -> None:
+        """Break the stream; a gRPC client, whose messages say themselves where they end, gets a status.
+
+        error: what happened; without it the answer broke off, and nobody knows why.
+        """
         if self.done:
             return
         self.detach()
-        self.out.clear()
-        self.out_size = 0
+        self.drop_out()
         if self._grpc and self.begun and not self._mute:
+            status, why = Status.UNAVAILABLE, "the answer broke off"
+            if error is not None:
+                status, why = status_of_refusal(error.status, error.code), error.code
             self.out_ended = True
-            self.out_trailers = trailers_only(Status.UNAVAILABLE, "the answer broke off")[1:]
-            self._streams.pump(self)
+            self.out_trailers = trailers_only(status, why)[1:]
+            self._streams.flows.pump(self)
             self._streams.responded(self)
         else:
-            self._streams.reset(self)
+            self._streams.reset(self, CANCEL if self.is_tunnel else INTERNAL_ERROR)
 
     def detach(self) -> Receiver:
         """Nothing more is said by or to the receiver, which is returned (see server/stream.py)."""
@@ -282,15 +350,34 @@ class Http2Stream:
         self.done = True
         return receiver
 
-    def end_fields(self) -> list[Field]:
-        """Take the block that ends the response."""
-        trailers, self.out_trailers = self.out_trailers, None
-        return write_trailers(trailers or [])
+    # What flows out
 
-    def _put(self, data: bytes) -> None:
-        if data:
-            self.out.append(memoryview(data))
-            self.out_size += len(data)
+    def on_wait(self) -> None:
+        """Bytes of the response have begun to wait."""
+        self.last_sent = self._streams.now()
+        self._streams.held_back(self)
+
+    def on_sent(self, size: int) -> None:
+        """Bytes of the response went out."""
+        streams = self._streams
+        if self.waiting:  # a slow reader gains time by each byte, one that takes single bytes hardly any
+            gain = size / streams.settings.body_rate
+            self.last_sent = min(self.last_sent + gain, streams.now())
+        if self.stopped and not self.done and self.out_size <= streams.settings.write_high // 2:
+            self.stopped = False
+            receiver = self.receiver
+            try:
+                receiver.on_writable(True)
+            except Exception as bug:
+                streams.crash(receiver, bug)
+
+    def on_end_sent(self) -> None:
+        """The response's last byte is out."""
+        self._streams.answered(self)
+
+    def on_out_lost(self) -> None:
+        """The client reset the stream, and the response had been given whole."""
+        self._streams.over(self)
 
     def _is_bodiless(self, status: int) -> bool:
         return self.request.method == b"HEAD" or status == 204 or status == 304
@@ -302,6 +389,14 @@ class Http2Stream:
         return response.length
 
     def __repr__(self) -> str:
-        body = "body read" if self.ended else f"{self.received} B of body"
+        body = "body read" if self.in_ended else f"{self.received} B of body"
         answer = "answered" if self.done else "answering" if self.begun else "waiting"
         return f"<Http2Stream {self.id} {self.request!r} | {body}, {answer}, {self.out_size} B held back>"
+
+
+def _declined(response: Response) -> Response:
+    """Return what a client gets that asked for a tunnel and has none: a 200 would say that it has one."""
+    if not 200 <= response.status < 300:
+        return response
+    request_id = response.header(b"x-request-id") or b""
+    return problem(501, "upgrade_declined", "the instance does not go on in that protocol", request_id)

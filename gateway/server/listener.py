@@ -60,6 +60,7 @@ class Listener(Host):
         self.loop = asyncio.get_running_loop()
         self.outbox = Outbox(self.loop.call_soon)
         self.draining = False
+        self.upgrades = False
         self._clock = clock
         self.on_refused = on_refused
         self.tls = tls

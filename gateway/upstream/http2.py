@@ -20,228 +20,74 @@ body one piece beyond `WRITE_HIGH`, when the sink is told to stop.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from contextlib import suppress
 from math import inf
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
-from h2.errors import ErrorCodes
-from h2.events import (
+from gateway.http.h2_flows import Flows
+from gateway.http.h2_frames import (
+    CANCEL,
+    NO_ERROR,
+    PROTOCOL_ERROR,
     DataReceived,
     Event,
-    InformationalResponseReceived,
-    PingAckReceived,
-    RemoteSettingsChanged,
-    ResponseReceived,
+    Field,
+    GoneAway,
+    HeadReceived,
+    PingAnswered,
+    RoomReceived,
     StreamReset,
     TrailersReceived,
-    WindowUpdated,
 )
-from h2.exceptions import NoAvailableStreamIDError, ProtocolError
-
-from gateway.http.h2_heads import Field, Malformed, read_response, read_trailers, write_trailers
-from gateway.http.h2_machine import STREAM_WINDOW, STREAMS, Broken, GoneAway, Machine
-from gateway.http.message import Headers, Request, Response
-from gateway.http.outbox import Outbox
-from gateway.http.parse import HeadLimits
+from gateway.http.h2_heads import Malformed, read_response, read_trailers
+from gateway.http.h2_machine import STREAM_WINDOW, STREAMS, Broken, Machine
+from gateway.http.message import Response
 from gateway.pipeline.errors import (
     GatewayError,
     UpstreamClosedIdle,
     UpstreamProtocolError,
-    UpstreamRefused,
     UpstreamReset,
     UpstreamTimeout,
 )
-from gateway.pipeline.ports import Cancellable, Sink, Timers
+from gateway.pipeline.ports import Cancellable
+from gateway.upstream.http2_call import WRITE_HIGH, Home, Http2Call
+from gateway.upstream.http2_resets import error_of_goaway, error_of_reset
 
-WRITE_HIGH: Final = 64 * 1024  # bytes of a request's body that wait, above which the sink is told to stop
-SILENCE: Final = 30.0  # s without a byte, while calls are under way, after which the instance is asked (PING)
-ANSWER: Final = 10.0  # s for the answer to that; then it counts as dead
+SILENCE = 30.0  # s without a byte, while calls are under way, after which the instance is asked (PING)
+ANSWER = 10.0  # s for the answer to that; then it counts as dead
 PATIENCE_WITH_PINGS: Final = 300.0  # s until it is asked again: gRPC servers take more for an attack
-_BATCH: Final = 64 * 1024  # bytes of frames gathered before they are written
 _MAX_INTERIM: Final = 16
 
 
-class Home(Protocol):
-    """Where a connection belongs: the HTTP/2 connections to one instance."""
-
-    @property
-    def timers(self) -> Timers:
-        """Deadlines."""
-        ...
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, for its clock and `call_soon`."""
-        ...
-
-    @property
-    def outbox(self) -> Outbox:
-        """Where frames wait for the end of the burst."""
-        ...
-
-    @property
-    def limits(self) -> HeadLimits:
-        """Bounds of a response's head."""
-        ...
-
-    def opened(self, connection: Http2Connection) -> None:
-        """The connection takes calls."""
-        ...
-
-    def freed(self, connection: Http2Connection) -> None:
-        """A call is over: there is room for another, or nothing left to do."""
-        ...
-
-    def lost(self, connection: Http2Connection) -> None:
-        """The connection takes no more calls. May be said twice."""
-        ...
-
-    def withdraw(self, call: Http2Call) -> None:
-        """A call that still waits for a connection was given up."""
-        ...
-
-
-class Http2Call:
-    """One request under way (the port `Call`).
-
-    Of the request: `out` waits for a window, `sent` once its last byte was given. Of the response: `pieces`
-    have come and wait while the call is paused. spare: seconds left when it was paused; idle: seconds of
-    silence allowed, 0.0 while a deadline holds.
-    """
+class Http2Connection:
+    """The protocol of one connection: asyncio's by shape, because a base class could not be compiled."""
 
     __slots__ = (
-        "connection",
-        "fields",
-        "fresh",
-        "head_is_out",
-        "home",
-        "id",
-        "idle",
-        "interim",
-        "out",
-        "out_size",
-        "patience",
-        "paused",
-        "pieces",
-        "request",
-        "response",
-        "response_ended",
-        "sent",
-        "sink",
-        "spare",
-        "stopped",
-        "trailers",
-        "until",
+        "_ask_after",
+        "_asked",
+        "_calls",
+        "_closed",
+        "_heads",
+        "_heard",
+        "_home",
+        "_machine",
+        "_retiring",
+        "_timer",
+        "_timer_at",
+        "agreed",
+        "carried",
+        "flows",
+        "idle_since",
+        "transport",
     )
-
-    def __init__(self, home: Home, request: Request, fields: list[Field], until: float, sink: Sink) -> None:
-        self.home = home
-        self.request = request
-        self.fields = fields
-        self.until = until
-        self.sink = sink
-        self.connection: Http2Connection | None = None
-        self.id = 0
-        self.patience: Cancellable | None = None  # while it waits for a connection
-        self.out: deque[memoryview] = deque()
-        self.out_size = 0
-        self.trailers: Headers | None = None
-        self.sent = request.body is not None
-        self.head_is_out = False
-        self.stopped = False  # the sink was told to stop sending
-        self.fresh = True  # nothing of an answer was heard, and the connection had been idle
-        self.paused = False
-        self.spare = 0.0
-        self.idle = 0.0
-        self.interim = 0
-        self.response: Response | None = None
-        self.response_ended = False
-        self.pieces: deque[tuple[bytes, int]] = deque()
-        if request.body:
-            self.out.append(memoryview(request.body))
-            self.out_size = len(request.body)
-        if self.sent and request.trailers:
-            self.trailers = request.trailers
-
-    def write(self, data: bytes, last: bool, trailers: Headers | None = None) -> None:
-        """Send a piece of the body. Ignored once the call is over."""
-        connection = self.connection
-        if connection is None or self.sent:
-            return
-        if data:
-            self.out.append(memoryview(data))
-            self.out_size += len(data)
-        if last:
-            self.sent = True
-            self.trailers = trailers
-        connection.pump(self)
-        if self.out_size > WRITE_HIGH and not (self.stopped or self.sent):
-            self.stopped = True
-            self.sink.on_writable(False)
-
-    def pause(self) -> None:
-        """Take no more of the response; time stands still."""
-        if not self.paused:
-            self.paused = True
-            self.spare = self.until - self.home.loop.time()
-            self.until = inf
-
-    def resume(self) -> None:
-        """Go on."""
-        if self.paused:
-            self.paused = False
-            self.extend(self.home.loop.time() + self.spare)
-            if self.connection is not None and self.pieces:
-                self.connection.hand_on_soon(self)
-
-    def extend(self, until: float) -> None:
-        """Move the deadline, earlier or later."""
-        if self.paused:
-            self.spare = until - self.home.loop.time()
-            return
-        self.until = until
-        if self.connection is not None:
-            self.connection.watch(until)
-
-    def allow_silence(self, idle: float) -> None:
-        """From here on no deadline but `idle` seconds without a byte."""
-        self.idle = idle
-        self.extend(self.home.loop.time() + idle)
-
-    def cancel(self) -> None:
-        """Give it up; nothing more is reported."""
-        if self.connection is not None:
-            self.connection.drop(self, ErrorCodes.CANCEL)
-        else:
-            self.home.withdraw(self)
-
-    def settle(self) -> None:
-        """Its time of waiting for a connection is over."""
-        if self.patience is not None:
-            self.patience.cancel()
-            self.patience = None
-
-    def __repr__(self) -> str:
-        place = "waiting" if self.connection is None else f"stream {self.id}"
-        return f"<Http2Call {self.request!r} | {place}>"
-
-
-class Http2Connection(asyncio.Protocol):
-    """The protocol of one connection."""
+    transport: asyncio.Transport
 
     def __init__(self, home: Home) -> None:
         self._home = home
         now = home.loop.time()
         self._machine = Machine(True, now, home.limits.head, STREAMS * STREAM_WINDOW)
+        self.flows = Flows(self._machine, home.outbox, home.loop.call_soon, self._end_if_retired)
         self._calls: dict[int, Http2Call] = {}
-        self._held: dict[int, Http2Call] = {}  # calls with bytes that wait for a window
         self._heads: list[Http2Call] = []  # whose response came in this burst and was not told yet
-        self._ready: list[Http2Call] = []  # may hand on their responses' pieces
-        self._bursting = False
-        self._announced = False
-        self._gathered = 0
-        self._blocked = False  # the instance doesn't read
         self._retiring = False  # takes no more calls
         self._closed = False
         self._timer: Cancellable | None = None
@@ -264,31 +110,32 @@ class Http2Connection(asyncio.Protocol):
         """May it take another call?"""
         if self._retiring or self._closed:
             return False
-        bound = self._machine.remote_settings.max_concurrent_streams
-        return len(self._calls) < min(bound, STREAMS)
+        return len(self._calls) < min(self._machine.bound, STREAMS)
 
     def carry(self, call: Http2Call) -> bool:
         """Send the call's request. False: this connection has no number left for it."""
-        machine = self._machine
-        try:
-            call.id = stream_id = machine.get_next_available_stream_id()
-            ended = call.sent and not call.out and call.trailers is None
-            machine.send_headers(stream_id, call.fields, ended)
-        except (NoAvailableStreamIDError, ProtocolError):
+        ended = call.sent and not call.out and call.out_trailers is None
+        stream_id = self._machine.begin(call.fields, ended)
+        if not stream_id:
             self._retire()
             return False
-        call.settle()
+        if call.patience is not None:
+            call.settle()
+        call.id = stream_id
         call.connection = self
         call.fields = []
-        call.head_is_out = True
-        call.fresh = not self._calls and self.carried > 0
-        self.carried += 1
-        if not self._calls:
+        calls = self._calls
+        if not calls:
+            call.fresh = self.carried > 0
             self._heard = self._home.loop.time()
-        self._calls[stream_id] = call
+        else:
+            call.fresh = False
+        self.carried += 1
+        calls[stream_id] = call
         if not ended:
-            self.pump(call)
-        self._ask_flush()
+            call.out_ended = call.sent
+            self.flows.pump(call)
+        self.flows.wake()
         self.watch(call.until)
         self.watch(self._heard + SILENCE)
         if not call.sent:
@@ -311,8 +158,9 @@ class Http2Connection(asyncio.Protocol):
             tcp.abort()
             return
         self.agreed = True
+        self.flows.transport = tcp
         self._machine.open()
-        self._flush()
+        self.flows.flush()
         self._home.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -320,24 +168,25 @@ class Http2Connection(asyncio.Protocol):
         if self._closed:
             return
         self._heard = now = self._home.loop.time()
-        self._bursting = True
+        self.flows.begin_burst()
         try:
             self._handle(self._machine.feed(data, now))
         except Broken as broken:
-            self._bursting = False
             self._fail_all(UpstreamProtocolError(f"the instance's answer is malformed: {broken}"))
             return
         finally:
-            self._bursting = False
-            self._flush()
+            self.flows.end_burst()
         self._end_if_retired()
+
+    def eof_received(self) -> bool:
+        """The instance says no more; neither do we."""
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The instance closed, or the network did."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.flows.transport = None
+        self._forget_timer()
         self._home.lost(self)
         for call in self._take_calls():
             if call.fresh:
@@ -349,277 +198,157 @@ class Http2Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The send buffer is full: what comes waits in its call."""
-        self._blocked = True
+        self.flows.blocked = True
 
     def resume_writing(self) -> None:
         """The send buffer has room again."""
-        self._blocked = False
-        self._send_held()
+        self.flows.blocked = False
+        self.flows.pump_held()
 
     # Events
 
     def _handle(self, events: list[Event]) -> None:
         for event in events:
-            kind = type(event)
-            if kind is DataReceived:
-                self._on_data(cast(DataReceived, event))
-            elif kind is ResponseReceived:
-                self._on_head(cast(ResponseReceived, event))
-            elif kind is TrailersReceived:
-                self._on_trailers(cast(TrailersReceived, event))
-            elif kind is WindowUpdated or kind is RemoteSettingsChanged:
-                self._send_held()
-            elif kind is StreamReset:
-                self._on_reset(cast(StreamReset, event))
-            elif kind is InformationalResponseReceived:
-                self._on_interim(cast(InformationalResponseReceived, event))
-            elif kind is GoneAway:
-                self._on_goaway(cast(GoneAway, event))
-            elif kind is PingAckReceived:
+            call = self._calls.get(event.stream_id)
+            if isinstance(event, DataReceived):
+                self._on_data(call, event)
+            elif isinstance(event, RoomReceived):
+                self.flows.pump_held()
+            elif isinstance(event, PingAnswered):
                 self._asked = inf
-        heads, self._heads = self._heads, []
-        for call in heads:
-            if call.connection is self:
-                self._tell_head(call)
-        self._hand_on()
+            elif isinstance(event, GoneAway):
+                self._on_goaway(event)
+            elif call is None:
+                continue
+            elif isinstance(event, HeadReceived):
+                self._on_head(call, event)
+            elif isinstance(event, TrailersReceived):
+                self._on_trailers(call, event)
+            elif isinstance(event, StreamReset):
+                self._on_reset(call, event)
+        if self._heads:
+            heads, self._heads = self._heads, []
+            for call in heads:
+                if call.connection is self:
+                    self._tell_head(call)
+        self.flows.hand_on()
 
     def _read_head(self, call: Http2Call, fields: list[Field]) -> Response | None:
         try:
             return read_response(fields, self._home.limits)
         except Malformed as error:
-            self.drop(call, ErrorCodes.PROTOCOL_ERROR)
-            call.sink.on_error(UpstreamProtocolError(f"the instance's answer is malformed: {error}"))
+            self._fail(call, f"the instance's answer is malformed: {error}")
             return None
 
-    def _on_interim(self, event: InformationalResponseReceived) -> None:
-        call = self._calls.get(event.stream_id)
-        response = None if call is None else self._read_head(call, event.headers)
-        if call is None or response is None:
+    def _fail(self, call: Http2Call, why: str) -> None:
+        """The instance broke the rules in one call."""
+        self.drop(call, PROTOCOL_ERROR)
+        call.sink.on_error(UpstreamProtocolError(why))
+
+    def _on_head(self, call: Http2Call, event: HeadReceived) -> None:
+        response = self._read_head(call, event.fields)
+        if response is None:
             return
         call.fresh = False
+        if not event.is_interim:
+            call.response = response
+            call.in_ended = event.ended
+            call.touch(self._heard)
+            self._heads.append(call)
+            return
         call.interim += 1
         if call.interim > _MAX_INTERIM or response.status == 101:
-            self.drop(call, ErrorCodes.PROTOCOL_ERROR)
-            call.sink.on_error(
-                UpstreamProtocolError("the instance sends interim answers that nobody asked for")
-            )
+            self._fail(call, "the instance sends interim answers that nobody asked for")
         elif response.status != 100:
             call.sink.on_interim(response)
-
-    def _on_head(self, event: ResponseReceived) -> None:
-        call = self._calls.get(event.stream_id)
-        response = None if call is None else self._read_head(call, event.headers)
-        if call is None or response is None:
-            return
-        call.fresh = False
-        call.response = response
-        call.response_ended = event.stream_ended is not None
-        self._touch(call)
-        self._heads.append(call)
 
     def _tell_head(self, call: Http2Call) -> None:
         """Tell the head; a response that came whole in one read is told whole."""
         response = call.response
         assert response is not None
-        if call.response_ended:
-            response.body = b"".join([piece for piece, _ in call.pieces])
+        if call.in_ended:
+            response.body = self.flows.take_whole(call)
             if response.length is None or call.request.method != b"HEAD":
                 response.length = len(response.body)
-            self._release_window(call)
-            self._finish(call)
+            self.finish(call)
             call.sink.on_response(response)
             return
+        call.head_told = True
         call.sink.on_response(response)
-        if call.pieces and not call.paused:
-            self._ready.append(call)
+        if call.pieces and call.takes():
+            self.flows.ready.append(call)
 
-    def _on_data(self, event: DataReceived) -> None:
-        call = self._calls.get(event.stream_id)
-        taken = event.flow_controlled_length or 0
+    def _on_data(self, call: Http2Call | None, event: DataReceived) -> None:
         if call is None:
-            self._machine.acknowledge_received_data(taken, event.stream_id)
+            self._machine.acknowledge(event.taken, event.stream_id)
             return
-        self._touch(call)
-        call.response_ended = event.stream_ended is not None
-        call.pieces.append((event.data or b"", taken))
-        if not call.paused:
-            self._ready.append(call)
+        call.touch(self._heard)
+        call.in_ended = event.ended
+        self.flows.take(call, event.data, event.taken)
 
-    def _on_trailers(self, event: TrailersReceived) -> None:
-        call = self._calls.get(event.stream_id)
-        if call is None or call.response is None:
+    def _on_trailers(self, call: Http2Call, event: TrailersReceived) -> None:
+        if call.response is None:
             return
         try:
-            call.response.trailers = read_trailers(event.headers, strict=False) or None
+            call.response.trailers = read_trailers(event.fields, strict=False) or None
         except Malformed as error:
-            self.drop(call, ErrorCodes.PROTOCOL_ERROR)
-            call.sink.on_error(UpstreamProtocolError(f"the instance's trailers are malformed: {error}"))
+            self._fail(call, f"the instance's trailers are malformed: {error}")
             return
-        call.response_ended = True
-        call.pieces.append((b"", 0))
-        if not call.paused:
-            self._ready.append(call)
+        call.in_ended = True
+        self.flows.take(call, b"", 0)
 
-    def _on_reset(self, event: StreamReset) -> None:
-        call = self._calls.get(event.stream_id)
-        if call is None:
-            return
-        if call.response_ended:  # §8.1: the answer is whole, and the rest of the request is not wanted
+    def _on_reset(self, call: Http2Call, event: StreamReset) -> None:
+        if call.in_ended:  # §8.1: the answer is whole, and the rest of the request is not wanted
             call.sent = True
-            call.out.clear()
-            call.out_size = 0
+            call.drop_out()
             return
         self._forget(call)
-        if not event.remote_reset:
-            call.sink.on_error(UpstreamProtocolError("the instance's answer is malformed"))
-        elif event.error_code == ErrorCodes.REFUSED_STREAM:
-            call.sink.on_error(UpstreamRefused("the instance refused the request before reading it"))
-        else:
-            call.sink.on_error(UpstreamReset("the instance gave its answer up"))
+        call.sink.on_error(error_of_reset(event))
 
     def _on_goaway(self, event: GoneAway) -> None:
         """Calls that the instance will not look at may go elsewhere; the others are finished here (§6.8)."""
         self._retire()
         for call in [call for id, call in self._calls.items() if id > event.last_stream_id]:
             self._forget(call)
-            call.sink.on_error(UpstreamRefused("the instance was about to go before it read the request"))
-
-    # The response
-
-    def hand_on_soon(self, call: Http2Call) -> None:
-        """The sink goes on reading, but not from within its own call."""
-        self._ready.append(call)
-        self._ask_flush()
-
-    def _hand_on(self) -> None:
-        while self._ready:
-            call = self._ready.pop()
-            if call in self._heads:
-                continue
-            pieces = call.pieces
-            while pieces and not call.paused and call.connection is self:
-                piece, taken = pieces.popleft()
-                if taken:
-                    self._machine.acknowledge_received_data(taken, call.id)
-                if call.response_ended and not pieces:
-                    self._finish(call)
-                    call.sink.on_chunk(piece, True)
-                elif piece:
-                    call.sink.on_chunk(piece, False)
-
-    def _release_window(self, call: Http2Call) -> None:
-        taken = sum([one for _, one in call.pieces])
-        call.pieces.clear()
-        if taken:
-            self._machine.acknowledge_received_data(taken, call.id)
-
-    def _touch(self, call: Http2Call) -> None:
-        """A byte came: silence begins anew."""
-        if call.idle and not call.paused:
-            call.until = self._heard + call.idle
-
-    # The request's body
-
-    def pump(self, call: Http2Call) -> None:
-        """Send what the windows allow."""
-        while self._send_one(call):
-            pass
-
-    def _send_one(self, call: Http2Call) -> bool:
-        """Send one frame of a call. False: nothing is left, or it must wait."""
-        if call.connection is not self or not (call.out or call.sent):
-            return False
-        if self._blocked or not self._send_frame(call):
-            self._held[call.id] = call
-            return False
-        self._ask_flush()
-        if call.stopped and call.out_size <= WRITE_HIGH // 2:
-            call.stopped = False
-            call.sink.on_writable(True)
-        return bool(call.out) and call.connection is self
-
-    def _send_frame(self, call: Http2Call) -> bool:
-        machine = self._machine
-        try:
-            if call.out:
-                room = machine.room(call.id)
-                if not room:
-                    return False
-                piece = call.out[0]
-                if len(piece) > room:
-                    call.out[0] = piece[room:]
-                    piece = piece[:room]
-                else:
-                    call.out.popleft()
-                call.out_size -= len(piece)
-                ends = call.sent and not call.out
-                machine.send_piece(call.id, piece, ends and call.trailers is None)
-                self._gathered += len(piece)
-                if call.idle:
-                    self._touch(call)
-                if self._gathered >= _BATCH:
-                    self._flush()
-                if ends and call.trailers is not None:
-                    machine.send_headers(call.id, write_trailers(call.trailers), True)
-            elif call.trailers is not None:
-                machine.send_headers(call.id, write_trailers(call.trailers), True)
-            else:
-                machine.send_piece(call.id, b"", True)
-        except ProtocolError:  # the instance has reset it, or has said all that it had to say
-            call.out.clear()
-            call.out_size = 0
-        return True
-
-    def _send_held(self) -> None:
-        """There is room again: a frame of each call in turn, so that none starves."""
-        going = True
-        while going and self._held and not self._blocked:
-            going = False
-            for call in tuple(self._held.values()):
-                del self._held[call.id]
-                if self._send_one(call):
-                    self._held[call.id] = call
-                    going = True
-        self._ask_flush()
+            call.sink.on_error(error_of_goaway())
 
     # The end of a call
 
-    def _finish(self, call: Http2Call) -> None:
+    def finish(self, call: Http2Call) -> None:
         """The response is complete. What is left of the request nobody reads (§8.1)."""
         if not call.sent or call.out:
-            with suppress(ProtocolError):  # it is closed already
-                self._machine.reset_stream(call.id, ErrorCodes.NO_ERROR)
-            self._ask_flush()
+            self._machine.reset_stream(call.id, NO_ERROR)
+            self.flows.wake()
         self._forget(call)
 
-    def drop(self, call: Http2Call, code: ErrorCodes) -> None:
+    def drop(self, call: Http2Call, code: int) -> None:
         """End a call's stream; nothing more is reported."""
         if call.connection is not self:
             return
-        self._release_window(call)
-        with suppress(ProtocolError):
-            self._machine.reset_stream(call.id, code)
-        self._ask_flush()
+        self.flows.discard(call)
+        self._machine.reset_stream(call.id, code)
+        self.flows.wake()
         self._forget(call)
 
     def _forget(self, call: Http2Call) -> None:
         call.connection = None
-        call.out.clear()
-        call.out_size = 0
-        call.pieces.clear()
-        self._held.pop(call.id, None)
+        call.drop_out()
+        if call.pieces:
+            self.flows.discard(call)
+        if call.waiting:
+            self.flows.release(call)
         if self._calls.pop(call.id, None) is not None:
             if not self._calls:
                 self.idle_since = self._home.loop.time()
                 if self._retiring:
-                    self._ask_flush()
+                    self.flows.wake()
             self._home.freed(self)
 
     def _take_calls(self) -> list[Http2Call]:
         """Let go of all calls; returns them."""
         calls = list(self._calls.values())
         self._calls.clear()
-        self._held.clear()
+        self.flows.forget()
         for call in calls:
             call.connection = None
         return calls
@@ -648,7 +377,7 @@ class Http2Connection(asyncio.Protocol):
             return
         now = self._home.loop.time()
         for call in [call for call in self._calls.values() if now >= call.until]:
-            self.drop(call, ErrorCodes.CANCEL)
+            self.drop(call, CANCEL)
             call.sink.on_error(UpstreamTimeout("the instance did not answer in time"))
         if not self._calls:
             return
@@ -659,41 +388,18 @@ class Http2Connection(asyncio.Protocol):
             self._asked = now
             self._ask_after = now + PATIENCE_WITH_PINGS
             self._machine.ping(b"headgate")
-            self._ask_flush()
+            self.flows.wake()
         nearest = min(call.until for call in self._calls.values())
         asked = self._asked + ANSWER if self._asked != inf else max(self._heard + SILENCE, self._ask_after)
         self.watch(min(nearest, asked))
 
-    # Sending, and the end of the connection
-
-    def _ask_flush(self) -> None:
-        if not (self._bursting or self._announced):
-            self._announced = True
-            self._home.loop.call_soon(self._end_burst)
-
-    def _end_burst(self) -> None:
-        self._announced = False
-        if self._closed:
-            return
-        self._bursting = True
-        try:
-            self._hand_on()
-        finally:
-            self._bursting = False
-            self._flush()
-        self._end_if_retired()
-
-    def _flush(self) -> None:
-        self._gathered = 0
-        data = self._machine.data_to_send()
-        if data:
-            self._home.outbox.post(self.transport, data)
+    # The end of the connection
 
     def _retire(self) -> None:
         if not self._retiring:
             self._retiring = True
             self._home.lost(self)
-            self._ask_flush()
+            self.flows.wake()
 
     def _end_if_retired(self) -> None:
         if self._retiring and not self._calls and not self._closed:
@@ -705,14 +411,18 @@ class Http2Connection(asyncio.Protocol):
             return
         self._closed = True
         self._take_calls()
+        self._forget_timer()
+        self._machine.say_goodbye()
+        self.flows.flush()
+        self._home.outbox.flush()
+        self.flows.transport = None
+        self.transport.close()
+        self._home.lost(self)
+
+    def _forget_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._machine.say_goodbye()
-        self._flush()
-        self._home.outbox.flush()
-        self.transport.close()
-        self._home.lost(self)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "retiring" if self._retiring else "open"

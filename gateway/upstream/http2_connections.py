@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from typing import Final
+from typing import Final, cast
 
 from gateway.http.h2_machine import STREAMS
 from gateway.http.outbox import Outbox
@@ -19,7 +19,8 @@ from gateway.pipeline.errors import GatewayError, Overloaded, UpstreamConnectErr
 from gateway.pipeline.pool_verbs import Tls
 from gateway.pipeline.ports import Cancellable, Timers
 from gateway.upstream.connections import ConnectionSettings
-from gateway.upstream.http2 import Http2Call, Http2Connection
+from gateway.upstream.http2 import Http2Connection
+from gateway.upstream.http2_call import Http2Call
 from gateway.upstream.tls import ClientTls, connect_tls
 
 _MAX_CONNECTIONS: Final = 16  # of STREAMS calls each
@@ -142,12 +143,13 @@ class Http2Connections:
     async def _connect(self) -> None:
         async with asyncio.timeout(self.settings.connect_timeout):
             connection = Http2Connection(self)
+            protocol = cast(asyncio.Protocol, connection)
             if self._tls is None:
-                await self.loop.create_connection(lambda: connection, self.host, self.port)
+                await self.loop.create_connection(lambda: protocol, self.host, self.port)
             else:
                 context = self._client_tls.context(self._tls, ("h2",))
                 name = self._tls.server_name or self.host
-                await connect_tls(self.loop, context, name, self.host, self.port, lambda: connection)
+                await connect_tls(self.loop, context, name, self.host, self.port, lambda: protocol)
                 if not connection.agreed:
                     raise ConnectionError("the instance does not speak HTTP/2")
 

@@ -11,7 +11,7 @@ from gateway.http.outbox import Outbox
 from gateway.pipeline.pool_verbs import Tls
 from gateway.pipeline.ports import Destination, Sink, Timers
 from gateway.upstream.connections import ConnectionSettings
-from gateway.upstream.http2 import Http2Call
+from gateway.upstream.http2_call import Http2Call
 from gateway.upstream.http2_connections import Http2Connections
 from gateway.upstream.tls import ClientTls
 
