@@ -124,6 +124,10 @@ class Exchange(Bodies):
         """The client's body is malformed, too large or too slow: no instance is to blame."""
         if self.phase is DONE:
             return
+        if self.phase in (STREAMING, TUNNELLING):
+            self._drop_tries(Outcome.IGNORED)
+            self._break_off(error)
+            return
         self._softer = None  # there is no request that another pool could get
         self.fail(error)
 
@@ -177,14 +181,18 @@ class Exchange(Bodies):
     def on_upstream_error(self, error: GatewayError) -> None:
         """No attempt is under way any more; this is how the last one failed. Try again, or fail."""
         if self.phase in (STREAMING, TUNNELLING) or (self.phase is ANSWERING and self._whole is None):
-            self.ctx.error = error
-            self._down.abort()
-            self._done()
+            self._break_off(error)
             return
         self._whole = None
         assert self._tries is not None
         if not self._tries.again(error):
             self.fail(error)
+
+    def _break_off(self, error: GatewayError) -> None:
+        """Part of an answer is out, and the rest will not come."""
+        self.ctx.error = error
+        self._down.abort(error)
+        self._done()
 
     # The answer, on the way out
 

@@ -161,8 +161,11 @@ class Downstream(Protocol):
         """The body is complete. trailers: sent where the message can carry them and the client wants them."""
         ...
 
-    def abort(self) -> None:
-        """The response can't be completed: break the connection so that the client sees it (RFC 9112 §8)."""
+    def abort(self, error: GatewayError | None = None) -> None:
+        """The response can't be completed: break the connection so that the client sees it (RFC 9112 §8).
+
+        error: why, for clients that can be told in mid-answer (gRPC).
+        """
         ...
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from gateway.http.message import Headers, Response
 from gateway.http.parse import BadRequest, HeadLimits, parse_request
 from gateway.pipeline.context import Context
+from gateway.pipeline.errors import GatewayError
 from gateway.pipeline.exchange import begin
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.ports import Peer
@@ -57,7 +58,7 @@ class Captured:
     def end(self, trailers: Headers | None = None) -> None:
         """Nothing is streamed."""
 
-    def abort(self) -> None:
+    def abort(self, error: GatewayError | None = None) -> None:
         """It ended without an answer."""
         self.answered.set()
 

@@ -265,7 +265,7 @@ class Stream:
         keep_alive = self.keep_alive and (self.body is None or self._can_drain(self.body))
         self._line.responded(self, keep_alive)
 
-    def abort(self) -> None:
+    def abort(self, error: GatewayError | None = None) -> None:
         """Break the connection, so that the client can't take what it has for the whole."""
         if not self.done:
             self.detach()

@@ -189,7 +189,7 @@ class FakeDownstream:
     def end(self, trailers: Headers | None = None) -> None:
         self.ended = True
 
-    def abort(self) -> None:
+    def abort(self, error: GatewayError | None = None) -> None:
         self.aborted = True
 
     @property

@@ -201,7 +201,7 @@ class Stage:
     def end(self, trailers: Headers | None = None) -> None:
         self.log.append(f"end {trailers}" if trailers else "end")
 
-    def abort(self) -> None:
+    def abort(self, error: GatewayError | None = None) -> None:
         self.log.append("abort")
 
     # gateway.Observer

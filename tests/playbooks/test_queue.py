@@ -34,7 +34,7 @@ class Client:
     def begin(self, response: Response) -> None:
         self.reply(response)
 
-    def abort(self) -> None:
+    def abort(self, error: object = None) -> None:
         pass
 
 
