@@ -25,7 +25,15 @@ from gateway.config.units import Address, Duration, Instant, Network, Ratio, Siz
 
 Verbs: TypeAlias = Mapping[str, tuple[Placed[object], ...]]
 Importance = Literal["critical", "normal", "sheddable"]
-Speaks = Literal["kserve-v2", "tensorflow-serving", "http", "grpc"]
+Speaks = Literal[
+    "kserve-v2",
+    "kserve-v2-grpc",
+    "tensorflow-serving",
+    "tensorflow-serving-grpc",
+    "torchserve-grpc",
+    "http",
+    "grpc",
+]
 Failure = Literal["local", "open", "closed"]
 
 _GRPC_PATTERN = re.compile(r"[A-Za-z0-9_.*]+(?:/[A-Za-z0-9_*]+)?")

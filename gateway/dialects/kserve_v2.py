@@ -46,6 +46,7 @@ from gateway.dialects.protocol import (
     Answer,
     Call,
     Operation,
+    OverHttp,
     Target,
     VersionState,
     decode_name,
@@ -92,7 +93,7 @@ _SUFFIX: Final = {
 _DTYPES: Final = frozenset(DTYPES)
 
 
-class KServeV2:
+class KServeV2(OverHttp):
     """The dialect `kserve-v2`."""
 
     __slots__ = ()
@@ -134,6 +135,10 @@ class KServeV2:
     def health_path(self, model: str) -> bytes:
         """The readiness of the model, or of the server."""
         return _model_path(model, None) + b"/ready" if model else b"/v2/health/ready"
+
+    def health_request(self, model: str) -> Call:
+        """A GET of it."""
+        return Call(b"GET", self.health_path(model), [], b"")
 
     # The request
 

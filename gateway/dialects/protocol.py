@@ -43,17 +43,26 @@ class Operation(Enum):
     LIVE = "live"  # of the server
     SERVER_READY = "server_ready"
     SERVER_METADATA = "server_metadata"
+    STREAM = "stream"  # predictions one after another in one call
+    RELOAD = "reload"  # of a server's models
+    EXPLAIN = "explain"  # KServe V1
+    MODELS = "models"  # the list of them
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a URL of a dialect names. model: "" for the server's own operations."""
+    """What a URL of a dialect names.
+
+    model: "" for the server's own operations. inside: the URL names none, but the message does
+    (`Dialect.locate`).
+    """
 
     dialect: Dialect
     operation: Operation
     model: str = ""
     version: str | None = None
     label: str | None = None
+    inside: bool = False
 
 
 class Call(NamedTuple):
@@ -82,7 +91,10 @@ class VersionState(NamedTuple):
 
 
 class Dialect(Protocol):
-    """One serving protocol over HTTP.
+    """One serving protocol over HTTP; gRPC's over HTTP/2.
+
+    Where `is_grpc`, the headers given to `succeeded` and `read_error` hold the trailers too, and those of a
+    written answer its `grpc-status`, which goes out behind the body.
 
     All readers raise InvalidPrediction and nothing else, whatever the bytes; `recognise`, `read_error` and
     `read_ready` never raise.
@@ -93,8 +105,26 @@ class Dialect(Protocol):
         """The word for it in a policy's `speaks:`."""
         ...
 
+    @property
+    def is_grpc(self) -> bool:
+        """Calls over HTTP/2, whose outcome stands in trailers."""
+        ...
+
     def recognise(self, method: bytes, path: bytes) -> Target | None:
         """Say what a request wants, or None when the URL is not of this dialect. path: without the query."""
+        ...
+
+    def locate(self, target: Target, headers: Headers, body: bytes) -> Target:
+        """Read from the whole body which model a target is about that is named inside.
+
+        Raises InvalidPrediction.
+        """
+        ...
+
+    def renamed(
+        self, target: Target, headers: Headers, body: bytes, model: str, version: str | None
+    ) -> bytes:
+        """The same request for a backend that calls the model `model`, where the body names it."""
         ...
 
     def read_request(
@@ -111,8 +141,12 @@ class Dialect(Protocol):
         """
         ...
 
+    def succeeded(self, status: int, headers: Headers, body: bytes) -> bool:
+        """Whether a whole answer is a prediction; else `read_error` says what it is."""
+        ...
+
     def read_response(self, headers: Headers, body: bytes, signature: Signature | None) -> InferResponse:
-        """Read a backend's 200. signature: the one used, i.e. `signature.named(request.signature)`."""
+        """Read a backend's success. signature: the one used, i.e. `signature.named(request.signature)`."""
         ...
 
     def write_response(self, response: InferResponse, request: InferRequest) -> tuple[Headers, bytes]:
@@ -126,7 +160,7 @@ class Dialect(Protocol):
         ...
 
     def read_error(self, status: int, headers: Headers, body: bytes) -> BackendError:
-        """Understand a backend's answer other than 200."""
+        """Understand a backend's answer that is no success."""
         ...
 
     def path_for(self, target: Target, model: str, version: str | None) -> bytes:
@@ -159,7 +193,11 @@ class Dialect(Protocol):
         ...
 
     def health_path(self, model: str) -> bytes:
-        """The path to GET to learn whether a backend can serve the model ("": the server itself)."""
+        """The path to ask to learn whether a backend can serve the model ("": the server itself)."""
+        ...
+
+    def health_request(self, model: str) -> Call:
+        """What to ask there: a GET, or a call."""
         ...
 
     def read_ready(self, status: int, body: bytes) -> bool:
@@ -167,7 +205,33 @@ class Dialect(Protocol):
         ...
 
 
+class OverHttp:
+    """What all dialects have in common whose URLs name the model and whose statuses say how it went."""
+
+    __slots__ = ()
+
+    @property
+    def is_grpc(self) -> bool:
+        """Calls over HTTP/2, whose outcome stands in trailers."""
+        return False
+
+    def locate(self, target: Target, headers: Headers, body: bytes) -> Target:
+        """Return the target: its URL said it."""
+        return target
+
+    def renamed(
+        self, target: Target, headers: Headers, body: bytes, model: str, version: str | None
+    ) -> bytes:
+        """Return the body: it names no model."""
+        return body
+
+    def succeeded(self, status: int, headers: Headers, body: bytes) -> bool:
+        """Whether the status is 200."""
+        return status == 200
+
+
 JSON_TYPE: Final = (b"content-type", b"application/json")
+GRPC_TYPE: Final = (b"content-type", b"application/grpc")
 GETS: Final = frozenset((b"GET", b"HEAD"))
 
 

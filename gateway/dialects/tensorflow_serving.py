@@ -41,6 +41,7 @@ from gateway.dialects.protocol import (
     Answer,
     Call,
     Operation,
+    OverHttp,
     Target,
     VersionState,
     decode_name,
@@ -81,7 +82,7 @@ _SUFFIX: Final = {
 }
 
 
-class TensorFlowServing:
+class TensorFlowServing(OverHttp):
     """The dialect `tensorflow-serving`."""
 
     __slots__ = ()
@@ -123,6 +124,10 @@ class TensorFlowServing:
     def health_path(self, model: str) -> bytes:
         """The status of the model; there is no health route, so without a model any answer will do."""
         return b"/v1/models/" + encode_name(model)
+
+    def health_request(self, model: str) -> Call:
+        """A GET of it."""
+        return Call(b"GET", self.health_path(model), [], b"")
 
     # The request
 

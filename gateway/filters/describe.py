@@ -18,6 +18,8 @@ from gateway.pipeline.filter import Filter, Parts
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.promise import Eventual, Promise
 
+PASSING = frozenset({Operation.CLASSIFY, Operation.REGRESS, Operation.EXPLAIN})
+"""What goes untouched to instances of the client's dialect, and nowhere else."""
 DESCRIBING = frozenset({Operation.METADATA, Operation.STATUS, Operation.READY})
 
 
@@ -35,6 +37,8 @@ class Describe(Filter):
         """Answer what asks about the model."""
         target, dialect = ctx.target, ctx.dialect
         if target is None or dialect is None or target.operation is Operation.INFER:
+            return None
+        if target.operation in PASSING and ctx.pool is not None and ctx.pool.speaks == dialect.name:
             return None
         if target.operation not in DESCRIBING:
             what = f"{target.operation.value} is not served here; send a prediction instead"

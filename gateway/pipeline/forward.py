@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from gateway.dialects.catalogue import BY_NAME
 from gateway.dialects.errors import InvalidPrediction
+from gateway.dialects.grpc_errors import read_error
 from gateway.dialects.metadata import Signature
 from gateway.dialects.protocol import Dialect, Operation
 from gateway.dialects.tensors import InferRequest
 from gateway.http.forwarded import FORWARDED_FIELDS
+from gateway.http.grpc import Status, status_of, trailers_only
 from gateway.http.hop_by_hop import HOP_BY_HOP, Passing, end_to_end, one_hop_less
 from gateway.http.message import Headers, Request, Response
 from gateway.http.trailers import announced
@@ -65,8 +67,9 @@ class Translated(Forward):
         assert ours is not None
         assert response.body is not None
         kept = without_body_fields(end_to_end(response.headers))
-        if response.status != 200:
-            known = self._theirs.read_error(response.status, response.headers, response.body)
+        said = response.headers if response.trailers is None else response.headers + response.trailers
+        if not self._theirs.succeeded(response.status, said, response.body):
+            known = self._theirs.read_error(response.status, said, response.body)
             status = known.kind.status
             headers, body = ours.write_error(status, known.kind.value, known.message, {})
             return Response(status, kept + headers, body)
@@ -81,6 +84,26 @@ class Translated(Forward):
 
     def _expected(self) -> Signature | None:
         return None if self._signature is None else self._signature.named(self._infer.signature)
+
+
+class Whole(Forward):
+    """A call that goes on unchanged; where its answer came whole, its outcome stands where all can see it."""
+
+    def back(self, response: Response) -> Response:
+        """Return the answer; one that failed with the status that HTTP has for it, and no body."""
+        response.headers = end_to_end(response.headers)
+        if response.body is None or response.status != 200:
+            return response
+        said = response.headers if response.trailers is None else response.headers + response.trailers
+        status = status_of(response, response.trailers)
+        headers = [field for field in said if field[0] not in _OUTCOME]
+        if status is Status.OK:
+            ended = Response(200, [*headers, (b"grpc-status", b"0")], response.body)
+        else:
+            known = read_error(200, said)
+            fields = trailers_only(status, known.message)
+            ended = Response(known.kind.status, without_body_fields(headers) + fields, b"")
+        return ended
 
 
 def translates(ctx: Context, pool: Pool) -> bool:
@@ -105,6 +128,8 @@ def goes_whole(ctx: Context, pool: Pool) -> bool:
 def forward(ctx: Context, pool: Pool, signatures: Signatures) -> Eventual[Forward | Refusal]:
     """Make the upstream request for this pool. Translation needs the whole body in ctx.request.body."""
     if not translates(ctx, pool):
+        if ctx.dialect is not None and ctx.dialect.is_grpc:
+            return Whole(_unchanged(ctx, pool))
         return Forward(_unchanged(ctx, pool))
 
     def translate(infer: InferRequest | Refusal) -> Eventual[Forward | Refusal]:
@@ -127,7 +152,7 @@ def _write(ctx: Context, pool: Pool, infer: InferRequest, signature: Signature |
     except InvalidPrediction as wrong:
         return refuse_invalid(wrong, signature)
     fields = without_body_fields(_fields(ctx)) + headers
-    request = Request(method, path, fields, length=len(body), body=body)
+    request = Request(method, path, fields, length=len(body), body=body, te_trailers=theirs.is_grpc)
     return Translated(request, ctx, infer, theirs, signature)
 
 
@@ -150,12 +175,26 @@ def _unchanged(ctx: Context, pool: Pool) -> Request:
         version = _version_upstream(ctx, pool)
         named = ctx.target.version or ctx.target.label
         if (pool.model and pool.model != ctx.target.model) or version != named:
-            path = ctx.dialect.path_for(ctx.target, pool.model or ctx.target.model, version)
+            model = pool.model or ctx.target.model
+            path = ctx.dialect.path_for(ctx.target, model, version)
             target = path + b"?" + request.query if request.query else path
+            if ctx.target.inside:
+                return _renamed(ctx, request.rewritten(path, target, _fields(ctx)), model, version)
     made = request.rewritten(path, target, _fields(ctx))
     if request.trailers is not None:
         made.trailers = trailers(ctx)
     made.upgrade = ctx.upgrade
+    return made
+
+
+def _renamed(ctx: Context, made: Request, model: str, version: str | None) -> Request:
+    """Write the pool's own name of the model, and the version chosen, into the message."""
+    assert ctx.target is not None
+    assert ctx.dialect is not None
+    assert made.body is not None
+    made.body = ctx.dialect.renamed(ctx.target, made.headers, made.body, model, version)
+    made.length = len(made.body)
+    made.headers = [field for field in made.headers if field[0] != b"grpc-encoding"]
     return made
 
 
@@ -205,6 +244,7 @@ _STREAMS = frozenset((b"text/event-stream", b"application/x-ndjson", b"multipart
 _FORWARDED = Passing(
     HOP_BY_HOP | FORWARDED_FIELDS | {b"host", b"x-request-id", b"traceparent"}, prefix=b"x-headgate-"
 )
+_OUTCOME = frozenset((b"grpc-status", b"grpc-message"))
 _BODY_FIELDS = frozenset(
     {
         b"content-type",
@@ -213,6 +253,10 @@ _BODY_FIELDS = frozenset(
         b"inference-header-content-length",
         b"etag",
         b"digest",
+        b"grpc-encoding",
+        b"grpc-status",
+        b"grpc-message",
+        b"te",
     }
 )
 

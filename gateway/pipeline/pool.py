@@ -261,7 +261,7 @@ class Pool:
         self.speaks = speaks
         self._full = Full(name)
         self._waits = settings.queue.size != 0
-        self.is_grpc = speaks == "grpc"
+        self.is_grpc = speaks == "grpc" or (speaks in BY_NAME and BY_NAME[speaks].is_grpc)
         self.http2 = http2 or self.is_grpc
         self.model = model
         self.version = version
@@ -469,7 +469,7 @@ class Pool:
     def judge(self, response: Response, ctx: Context) -> Outcome:
         """Say what an answer tells of the instance: bad input is never its failure (docs/serving.md)."""
         if self.is_grpc:
-            return _judge_call(response)
+            return self._judge_call(response)
         if response.status < 500:
             return SUCCESS
         if self.speaks != "http" and response.body is not None:
@@ -477,6 +477,15 @@ class Pool:
             if not said.kind.blames_instance:
                 return SUCCESS
         return Outcome.FAILURE
+
+    def _judge_call(self, response: Response) -> Outcome:
+        """Say what a call's answer tells; where its dialect is known, by its words as well."""
+        outcome = _judge_call(response)
+        if outcome is Outcome.FAILURE and self.speaks != "grpc":
+            said = response.headers if response.trailers is None else response.headers + response.trailers
+            if not BY_NAME[self.speaks].read_error(response.status, said, b"").kind.blames_instance:
+                return SUCCESS
+        return outcome
 
     def waiting_room(self, clock: Clock, timers: Timers) -> PoolQueue | None:
         """Return the queue of those who found it full, None where nobody is to wait."""

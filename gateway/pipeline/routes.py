@@ -141,12 +141,17 @@ class Routes:
         if kept is not None:
             return kept
         target = recognise(method, request.path)
+        call = None
+        if target is not None and target.dialect.is_grpc:
+            call, target = target, None
         if target is not None:
             endpoint = self._models.get(target.model)
             if endpoint is not None or (not target.model and self._models):
                 return self._keep(key, Found(endpoint, target))
         candidates = list(_walk(self._root, request.path.split(b"/")[1:]))
         fitting = [route for route in candidates if route.takes(request)]
+        if call is not None and self._models and not fitting:  # who matches calls by name has them first
+            return self._keep(key, Found(None, call, models=self._models if call.inside else None))
         for route in fitting:
             if not route.methods or method in route.methods:
                 found = Found(route.endpoint, None)

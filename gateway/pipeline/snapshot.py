@@ -69,12 +69,14 @@ class Endpoint:
 class Found:
     """Where a request belongs.
 
-    endpoint None: nowhere; target: what its URL says in some dialect, if it does.
+    endpoint None: nowhere; target: what its URL says in some dialect, if it does. models: where the message
+    names the model (`target.inside`), the endpoints among which it does so.
     """
 
     endpoint: Endpoint | None
     target: Target | None
     allowed: tuple[str, ...] = ()  # methods that would have matched, for a 405
+    models: Mapping[str, Endpoint] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,22 +38,29 @@ class GrpcHealth:
 
     async def ask(self, instance: Destination, service: str, within: float) -> bool:
         """Tell whether the instance serves. service: "" for the server as a whole; within: seconds."""
-        message = _question(service)
-        headers = [(b"content-type", GRPC), (b"grpc-timeout", write_timeout(within))]
-        request = Request(b"POST", CHECK, headers, length=len(message), body=message)
-        answer = _Answer(self._loop.create_future())
-        call = self._upstream.send(instance, request, self._loop.time() + within, answer)
-        try:
-            response = await answer.whole
-        except GatewayError:
+        response = await self.call(instance, CHECK, _question(service), within)
+        if response is None:
             return False
-        except asyncio.CancelledError:
-            call.cancel()
-            raise
         status = status_of(response, response.trailers)
         if status is Status.OK:
             return (response.body or b"")[5:] == _SERVING
         return status is Status.UNIMPLEMENTED
+
+    async def call(
+        self, instance: Destination, path: bytes, message: bytes, within: float
+    ) -> Response | None:
+        """Make a call; None when no answer came. message: framed. The answer is whole, trailers included."""
+        headers = [(b"content-type", GRPC), (b"grpc-timeout", write_timeout(within))]
+        request = Request(b"POST", path, headers, length=len(message), body=message, te_trailers=True)
+        answer = _Answer(self._loop.create_future())
+        call = self._upstream.send(instance, request, self._loop.time() + within, answer)
+        try:
+            return await answer.whole
+        except GatewayError:
+            return None
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
 
     def close(self) -> None:
         """Close the connections."""

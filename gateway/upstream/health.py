@@ -106,6 +106,10 @@ class HealthChecks:
         assert path is not None
         if pool.is_grpc:
             health = pool.settings.health
+            if pool.speaks in BY_NAME:
+                call = BY_NAME[pool.speaks].health_request(model)
+                answer = await self._over_grpc().call(instance, call.path, call.body, health.timeout)
+                return answer is not None and BY_NAME[pool.speaks].read_ready(200, answer.body or b"")
             return await self._over_grpc().ask(instance, health.service, health.timeout)
         settings = pool.settings.health
         timeout = aiohttp.ClientTimeout(total=settings.timeout)
@@ -134,7 +138,7 @@ def question(pool: Pool, model: str) -> str | None:
     health = pool.settings.health
     if not health.enabled:
         return None
-    if pool.is_grpc:
+    if pool.is_grpc and pool.speaks not in BY_NAME:
         return "/grpc.health.v1.Health/Check"
     if health.path:
         return health.path

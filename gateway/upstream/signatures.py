@@ -13,16 +13,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from gateway.dialects.catalogue import BY_NAME
 from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.metadata import Metadata, Signature
+from gateway.dialects.protocol import Call, Dialect
+from gateway.http.grpc import Status, status_of
 from gateway.pipeline.pool import Instance, Pool
 from gateway.pipeline.promise import Eventual, Promise
 from gateway.upstream.asking import address_of, read_bounded
 from gateway.upstream.tls import ClientTls
+
+if TYPE_CHECKING:  # made only where an instance speaks gRPC
+    from gateway.upstream.grpc_health import GrpcHealth
 
 REFRESH = 60.0  # s
 PAUSE = 1.0  # s
@@ -56,6 +62,7 @@ class ModelSignatures:
         self._now = now
         self._known: dict[Key, Known] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._grpc: GrpcHealth | None = None
 
     def signature(self, pool: Pool, model: str, version: str) -> Eventual[Signature | None]:
         """Return the signature of `model` as this pool serves it, None when no instance ever told."""
@@ -114,6 +121,8 @@ class ModelSignatures:
     async def _ask_one(self, instance: Instance, pool: Pool, model: str, version: str) -> Metadata | None:
         dialect = BY_NAME[pool.speaks]
         call = dialect.metadata_request(model, version or None)
+        if dialect.is_grpc:
+            return await self._call(instance, dialect, call)
         try:
             base, encrypted = address_of(instance, self._client_tls)
             async with self._session().request(
@@ -134,8 +143,25 @@ class ModelSignatures:
             log.warning("metadata of %s from %s can't be read: %s", model, instance.id, wrong.message)
         return None
 
+    async def _call(self, instance: Instance, dialect: Dialect, call: Call) -> Metadata | None:
+        if self._grpc is None:
+            from gateway.upstream.grpc_health import GrpcHealth  # only where an instance speaks it
+
+            self._grpc = GrpcHealth(self._client_tls)
+        response = await self._grpc.call(instance, call.path, call.body, TIMEOUT.total or 2.0)
+        if response is None or status_of(response, response.trailers) is not Status.OK:
+            log.info("no metadata from %s", instance.id)
+            return None
+        try:
+            return dialect.read_metadata(response.body or b"")
+        except InvalidPrediction as wrong:
+            log.warning("metadata from %s can't be read: %s", instance.id, wrong.message)
+        return None
+
     async def close(self) -> None:
         """Give up what is under way."""
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._grpc is not None:
+            self._grpc.close()

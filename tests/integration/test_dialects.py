@@ -1,0 +1,231 @@
+"""Clients of one serving protocol to servers of another, through a whole gateway on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from aiohttp import web
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import InferenceServerException
+
+from tests.runtime.running import backend, running, until
+
+MODEL = "double"
+SPEC = {"name": "x", "datatype": "FP32", "shape": [-1, 2]}
+
+
+def page(port: int, speaks: str, more: str = "", model: str = "") -> str:
+    named = f", model: {model}" if model else ""
+    return (
+        f"pools:\n  peer: {{instances: ['127.0.0.1:{port}'], speaks: {speaks}{named}}}\n"
+        f"endpoints:\n  double:\n    model: double\n    send: peer\n    authenticate: none\n{more}"
+    )
+
+
+# A server of V2 over gRPC, made of Triton's own messages
+
+
+class Doubling(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Doubles x; what it answers bad input with is MLServer's way (INTERNAL), not Triton's."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def ModelReady(self, request: Any, context: Any) -> Any:
+        return service_pb2.ModelReadyResponse(ready=request.name in (MODEL, "inner"))
+
+    def ModelMetadata(self, request: Any, context: Any) -> Any:
+        made = service_pb2.ModelMetadataResponse(name=request.name, versions=["1"])
+        made.inputs.add(name="x", datatype="FP32", shape=[-1, 2])
+        made.outputs.add(name="y", datatype="FP32", shape=[-1, 2])
+        return made
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        x = np.frombuffer(request.raw_input_contents[0], "<f4").reshape(list(request.inputs[0].shape))
+        if (x < 0).any():
+            context.abort(grpc.StatusCode.INTERNAL, "ValueError: cannot reshape array of size 3")
+        made = service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+        made.outputs.add(name="y", datatype="FP32", shape=x.shape)
+        made.raw_output_contents.append((x * np.float32(2)).tobytes())
+        return made
+
+
+@pytest.fixture
+def doubling() -> Iterator[tuple[int, Doubling]]:
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool)
+        made = Doubling()
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(made, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield port, made
+        server.stop(None).wait()
+
+
+async def v2_over_http(request: web.Request) -> web.StreamResponse:
+    """The same over HTTP, as Triton answers."""
+    if request.path.endswith("/ready"):
+        return web.Response()
+    if request.method == "GET":
+        y = {**SPEC, "name": "y"}
+        return web.json_response({"name": MODEL, "versions": ["1"], "inputs": [SPEC], "outputs": [y]})
+    asked = await request.json()
+    (x,) = asked["inputs"]
+    if min(x["data"]) < 0:
+        return web.json_response({"error": "failed to parse the request JSON buffer"}, status=500)
+    y = {**x, "name": "y", "data": [2 * value for value in x["data"]]}
+    answer = {"model_name": MODEL, "model_version": "1", "outputs": [y]}
+    return web.json_response({**answer, "id": asked["id"]} if "id" in asked else answer)
+
+
+# gRPC in, HTTP out
+
+
+def ask_as_triton(port: int, *rows: list[float]) -> Any:
+    values = np.array(rows, np.float32)
+    tensor = triton.InferInput("x", list(values.shape), "FP32")
+    tensor.set_data_from_numpy(values)
+    with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        return client.infer(MODEL, [tensor], request_id="17", client_timeout=10)
+
+
+def port_of(gateway: Any) -> int:
+    port: int = gateway.worker.http_address[1]
+    return port
+
+
+async def test_a_grpc_client_gets_its_answer_from_a_server_of_json(tmp_path: Path) -> None:
+    async with backend() as server, running(tmp_path, page(server.port, "kserve-v2")) as gateway:
+        server.handler = v2_over_http
+        answer = await asyncio.to_thread(ask_as_triton, port_of(gateway), [1.5, 2], [3, 4])
+        assert answer.as_numpy("y").tolist() == [[3, 4], [6, 8]]
+        said = answer.get_response()
+        assert (said.model_name, said.model_version, said.id) == (MODEL, "1", "17")
+
+        def describe() -> None:
+            with triton.InferenceServerClient(f"127.0.0.1:{port_of(gateway)}") as client:
+                assert client.is_server_live()
+                assert client.is_model_ready(MODEL)
+                assert [one.name for one in client.get_model_metadata(MODEL).inputs] == ["x"]
+                assert client.get_server_metadata().name == "headgate"
+
+        await asyncio.to_thread(describe)
+
+
+@pytest.mark.parametrize(
+    ("rows", "model", "status"),
+    [
+        pytest.param([[1.0, 2.0, 3.0]], MODEL, "INVALID_ARGUMENT", id="a shape the model does not take"),
+        pytest.param([[-1.0, 2.0]], MODEL, "INVALID_ARGUMENT", id="what the server calls bad by 500"),
+        pytest.param([[1.0, 2.0]], "nothing", "NOT_FOUND", id="no such model"),
+    ],
+)
+async def test_a_grpc_client_is_refused_in_grpc(
+    tmp_path: Path, rows: list[list[float]], model: str, status: str
+) -> None:
+    async with (
+        backend() as server,
+        running(tmp_path, page(server.port, "kserve-v2", "    validate: true\n")) as gateway,
+    ):
+        server.handler = v2_over_http
+        tensor = triton.InferInput("x", [1, len(rows[0])], "FP32")
+        tensor.set_data_from_numpy(np.array(rows, np.float32))
+
+        def fail() -> str:
+            with (
+                triton.InferenceServerClient(f"127.0.0.1:{port_of(gateway)}") as client,
+                pytest.raises(InferenceServerException) as failed,
+            ):
+                client.infer(model, [tensor], client_timeout=10)
+            return str(failed.value.status())
+
+        assert status in await asyncio.to_thread(fail)
+        (pool,) = gateway.worker.snapshot.pools.values()
+        (instance,) = pool.members.instances
+        assert instance.failures == 0
+
+
+# HTTP in, gRPC out
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "answer"),
+    [
+        pytest.param(
+            "/v1/models/double:predict",
+            {"instances": [[1.5, 2.0], [3.0, 4.0]]},
+            {"predictions": [[3.0, 4.0], [6.0, 8.0]]},
+            id="TensorFlow Serving, by rows",
+        ),
+        pytest.param(
+            "/v2/models/double/infer",
+            {"id": "9", "inputs": [{**SPEC, "shape": [1, 2], "data": [1.0, 2.0]}]},
+            {
+                "model_name": "double",
+                "model_version": "1",
+                "id": "9",
+                "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [2.0, 4.0]}],
+            },
+            id="V2",
+        ),
+    ],
+)
+async def test_a_client_of_json_gets_its_answer_over_grpc(
+    tmp_path: Path, doubling: tuple[int, Doubling], path: str, body: object, answer: object
+) -> None:
+    port, server = doubling
+    async with (
+        running(tmp_path, page(port, "kserve-v2-grpc", model="inner")) as gateway,
+        gateway.http.post(path, json=body) as answered,
+    ):
+        assert (answered.status, await answered.json()) == (200, answer)
+        assert server.asked[-1].model_name == "inner"
+
+
+async def test_bad_input_that_a_server_calls_internal_is_the_client_s(
+    tmp_path: Path, doubling: tuple[int, Doubling]
+) -> None:
+    port, server = doubling
+    async with running(tmp_path, page(port, "kserve-v2-grpc")) as gateway:
+        async with gateway.http.post("/v1/models/double:predict", json={"instances": [[-1, 2]]}) as answered:
+            assert answered.status == 422
+            assert (await answered.json())["code"] == "invalid"
+        assert len(server.asked) == 1
+        (pool,) = gateway.worker.snapshot.pools.values()
+        assert pool.members.instances[0].failures == 0
+
+
+# gRPC on both sides
+
+
+async def test_a_call_passes_untouched_but_for_the_pool_s_own_name_of_the_model(
+    tmp_path: Path, doubling: tuple[int, Doubling]
+) -> None:
+    port, server = doubling
+    async with running(tmp_path, page(port, "kserve-v2-grpc", model="inner")) as gateway:
+        answer = await asyncio.to_thread(ask_as_triton, port_of(gateway), [1.0, 2.0])
+        assert answer.as_numpy("y").tolist() == [[2, 4]]
+        assert server.asked[-1].model_name == "inner"
+        assert server.asked[-1].id == "17"
+
+
+async def test_an_instance_is_well_while_its_model_is_ready(
+    tmp_path: Path, doubling: tuple[int, Doubling]
+) -> None:
+    port, _ = doubling
+    checked = "{every: 100ms, unhealthy_after: 1, healthy_after: 1}"
+    for model, well in (("inner", True), ("absent", False)):
+        pages = page(port, "kserve-v2-grpc", model=model).replace("speaks:", f"health: {checked}, speaks:")
+        async with running(tmp_path, pages) as gateway:
+            (instance,) = gateway.worker.snapshot.pools["peer"].members.instances
+            instance.healthy = not well
+            await until(lambda instance=instance, well=well: instance.healthy is well)
