@@ -24,12 +24,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from gateway.dialects.errors import InvalidPrediction
 from gateway.http.hop_by_hop import end_to_end, hops_left
 from gateway.http.message import Request, Response
 from gateway.pipeline import answer
 from gateway.pipeline.bodies import Bodies
 from gateway.pipeline.context import Context
-from gateway.pipeline.errors import GatewayError, NoInstance, Outcome, Refusal
+from gateway.pipeline.errors import BodyTooLarge, GatewayError, NoInstance, Outcome, Refusal
 from gateway.pipeline.forward import Forward, forward, goes_whole
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.identify import identify
@@ -41,6 +42,8 @@ from gateway.pipeline.tries import Tries
 from gateway.pipeline.waiting import Wait
 
 T = TypeVar("T")
+
+LOCATE = -1  # where to go on once the body is whole: its endpoint is still to be found
 
 
 def begin(gateway: Gateway, request: Request, peer: Peer, down: Downstream) -> Exchange:
@@ -72,6 +75,9 @@ class Exchange(Bodies):
         found = ctx.snapshot.find_endpoint(ctx.request)
         ctx.target = found.target
         ctx.dialect = None if found.target is None else found.target.dialect
+        if found.models is not None:
+            self._locate()
+            return
         if found.endpoint is None:
             nowhere = answer.without_endpoint(ctx, found)
             if isinstance(nowhere, Refusal):
@@ -82,6 +88,34 @@ class Exchange(Bodies):
         ctx.endpoint = found.endpoint
         ctx.pool = found.endpoint.pool
         self._decide(0)
+
+    def _locate(self) -> None:
+        """Find the endpoint of a call whose message names the model, once that is here."""
+        ctx = self.ctx
+        models = ctx.snapshot.find_endpoint(ctx.request).models
+        target, body = ctx.target, ctx.request.body
+        assert models is not None
+        assert target is not None
+        if body is None:
+            self._resume = LOCATE
+            self._collect(max(endpoint.body_limit for endpoint in models.values()))
+            return
+        try:
+            ctx.target = target = target.dialect.locate(target, ctx.request.headers, body)
+        except InvalidPrediction as wrong:
+            self._refuse(Refusal(wrong.status, wrong.code, wrong.message), "find")
+            return
+        endpoint = models.get(target.model)
+        if endpoint is None:
+            message = f"no endpoint serves the model '{target.model}'"
+            self._refuse(Refusal(404, "unknown_model", message), "find")
+        elif len(body) > endpoint.body_limit:
+            limit = endpoint.body_limit
+            self.fail(BodyTooLarge(f"the body has {len(body)} bytes; at most {limit} are allowed here"))
+        else:
+            ctx.endpoint = endpoint
+            ctx.pool = endpoint.pool
+            self._decide(0)
 
     # The filters, on the way in
 
@@ -118,7 +152,10 @@ class Exchange(Bodies):
             self._answer(verdict)
 
     def _collected(self) -> None:
-        self._decide(self._resume)
+        if self._resume == LOCATE:
+            self._locate()
+        else:
+            self._decide(self._resume)
 
     def on_body_error(self, error: GatewayError) -> None:
         """The client's body is malformed, too large or too slow: no instance is to blame."""
