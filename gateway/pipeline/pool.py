@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from gateway.dialects.catalogue import BY_NAME
+from gateway.dialects.metadata import parse_signature
 from gateway.governance.affinity import Affinity
 from gateway.governance.breaker import Breaker, BreakerSettings, Permit, State
 from gateway.governance.ejection import Ejector
@@ -241,6 +242,7 @@ class Pool:
         "reports",
         "retry_budget",
         "settings",
+        "signature",
         "speaks",
         "version",
     )
@@ -255,6 +257,7 @@ class Pool:
         model: str = "",
         version: str = "",
         http2: bool = False,
+        signature: str = "",
     ) -> None:
         self.name = name
         self.settings = settings
@@ -263,6 +266,7 @@ class Pool:
         self._waits = settings.queue.size != 0
         self.is_grpc = speaks == "grpc" or (speaks in BY_NAME and BY_NAME[speaks].is_grpc)
         self.http2 = http2 or self.is_grpc
+        self.signature = parse_signature(signature) if signature else None  # written in the policy
         self.model = model
         self.version = version
         self.per_try_timeout: float = settings.per_try_timeout.after
@@ -486,6 +490,15 @@ class Pool:
             if not BY_NAME[self.speaks].read_error(response.status, said, b"").kind.blames_instance:
                 return SUCCESS
         return outcome
+
+    def must_be_read(self, response: Response) -> bool:
+        """Tell whether an answer's outcome can't be known before its body is: whose mistake was it?"""
+        return (
+            response.status >= 500
+            and response.body is None
+            and self.speaks in BY_NAME
+            and BY_NAME[self.speaks].is_ambiguous(response.status)
+        )
 
     def waiting_room(self, clock: Clock, timers: Timers) -> PoolQueue | None:
         """Return the queue of those who found it full, None where nobody is to wait."""
