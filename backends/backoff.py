@@ -9,6 +9,8 @@ loads it costs two starts a minute. Source: Kubernetes' CrashLoopBackOff, with a
 
 from __future__ import annotations
 
+from math import inf
+
 FIRST, MOST = 0.1, 30.0  # s
 FORGIVEN = 60.0  # s of life
 
@@ -19,7 +21,7 @@ class Backoff:
     __slots__ = ("_born", "crashes", "until")
 
     def __init__(self) -> None:
-        self._born = 0.0
+        self._born = inf  # nobody lives
         self.crashes = 0  # in a row
         self.until = 0.0  # no start before this instant
 
@@ -31,6 +33,7 @@ class Backoff:
         """Note that it died."""
         if now - self._born >= FORGIVEN:
             self.crashes = 0
+        self._born = inf
         self.crashes += 1
         wait = 0.0 if self.crashes == 1 else min(FIRST * 2.0 ** min(self.crashes - 2, 60), MOST)
         self.until = now + wait

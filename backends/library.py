@@ -155,6 +155,7 @@ class Library:
             served = self.catalogue.get(key)
             if served is not None and key not in again and _is_same(served, found):
                 self._refresh(served, found.card)
+                self.catalogue.failed.pop(key, None)
             elif key in again or self._given_up.get(key) != found:
                 await self._replace(found, strict)
         self._unload(wanted, seen)
@@ -205,6 +206,8 @@ class Library:
         serving = {one.key for one in self.catalogue}
         for key in serving - wanted.keys():
             name = key[0]
+            if key in seen.faults or key in seen.incoming:
+                continue  # it is being written: what was loaded from it goes on
             due = {one for one in wanted if one[0] == name} | {one for one in seen.incoming if one[0] == name}
             due |= {one for one in seen.faults if one[0] == name}
             if due and not due & serving and key not in self.catalogue.retired:
@@ -225,6 +228,7 @@ class Library:
     def _let_go(self, served: Served | None) -> None:
         """Have it finish its requests and go, without anybody waiting for it."""
         if served is not None:
+            served.batcher.closed = True
             task = _spawn(served.close())
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
