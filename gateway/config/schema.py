@@ -34,6 +34,8 @@ Speaks = Literal[
     "kserve-v1",
     "torchserve",
     "multi-model-server",
+    "paddle-pipeline",
+    "paddle-pipeline-grpc",
     "http",
     "grpc",
 ]

@@ -9,6 +9,8 @@ from gateway.dialects.kserve_v1 import KServeV1
 from gateway.dialects.kserve_v2 import KServeV2
 from gateway.dialects.kserve_v2_grpc import TORCHSERVE_SERVICE, KServeV2Grpc
 from gateway.dialects.multi_model_server import MultiModelServer
+from gateway.dialects.paddle_pipeline import PaddlePipeline
+from gateway.dialects.paddle_pipeline_grpc import PaddlePipelineGrpc
 from gateway.dialects.protocol import Dialect, Operation, Target
 from gateway.dialects.tensorflow_serving import TensorFlowServing
 from gateway.dialects.tensorflow_serving_grpc import TensorFlowServingGrpc
@@ -22,6 +24,8 @@ TORCHSERVE_GRPC: Final = KServeV2Grpc("torchserve-grpc", TORCHSERVE_SERVICE)
 TENSORFLOW_SERVING_GRPC: Final = TensorFlowServingGrpc()
 TORCHSERVE: Final = TorchServe()
 MULTI_MODEL_SERVER: Final = MultiModelServer()
+PADDLE_PIPELINE: Final = PaddlePipeline()
+PADDLE_PIPELINE_GRPC: Final = PaddlePipelineGrpc()
 
 DIALECTS: Final[tuple[Dialect, ...]] = (
     TENSORFLOW_SERVING,
@@ -32,6 +36,8 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
     KSERVE_V1,
     TORCHSERVE,
     MULTI_MODEL_SERVER,
+    PADDLE_PIPELINE,
+    PADDLE_PIPELINE_GRPC,
 )
 BY_NAME: Final[Mapping[str, Dialect]] = {dialect.name: dialect for dialect in DIALECTS}
 

@@ -117,6 +117,11 @@ class KServeV2Grpc:
         return True
 
     @property
+    def hides_failures(self) -> bool:
+        """OK is a prediction."""
+        return False
+
+    @property
     def is_typed(self) -> bool:
         """Tensors say their names and datatypes."""
         return True

@@ -115,6 +115,11 @@ class Dialect(Protocol):
         """Whether its answers name tensors and datatypes; else they can't be read without a signature."""
         ...
 
+    @property
+    def hides_failures(self) -> bool:
+        """Whether an answer that looks like a success may be none: its body tells (`succeeded`)."""
+        ...
+
     def recognise(self, method: bytes, path: bytes) -> Target | None:
         """Say what a request wants, or None when the URL is not of this dialect. path: without the query."""
         ...
@@ -222,6 +227,11 @@ class OverHttp:
     @property
     def is_grpc(self) -> bool:
         """Calls over HTTP/2, whose outcome stands in trailers."""
+        return False
+
+    @property
+    def hides_failures(self) -> bool:
+        """A 200 is a prediction."""
         return False
 
     @property

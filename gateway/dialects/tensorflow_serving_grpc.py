@@ -67,6 +67,11 @@ class TensorFlowServingGrpc:
         return True
 
     @property
+    def hides_failures(self) -> bool:
+        """OK is a prediction."""
+        return False
+
+    @property
     def is_typed(self) -> bool:
         """Tensors say their names and datatypes."""
         return True

@@ -34,7 +34,7 @@ from gateway.http.proxy_protocol import BadProxyHeader, read_proxy_header
 from gateway.http.serialize import write_request_head
 from gateway.http.target import BadTarget, normalise_path, split_target
 from tests.conformance import requests, responses
-from tests.conformance.fuzz import http2
+from tests.conformance.fuzz import dialects, http2
 from tests.playbooks import test_conservation
 
 Target = Callable[[bytes], str]
@@ -306,6 +306,11 @@ def dialect(data: bytes) -> str:
     return "; ".join(shown)
 
 
+def dialect_readers(data: bytes) -> str:
+    """Whatever a client or a server of any dialect says, it is read or refused (fuzz/dialects.py)."""
+    return dialects.read_everything(data)
+
+
 def config(data: bytes) -> str:
     """Any file is a schema, or a list of problems with places; reading it raises nothing."""
     loaded = load(Path("/nowhere"), KINDS, env={}, files={"page.yaml": data})
@@ -324,7 +329,7 @@ TARGETS: Mapping[str, Target] = {
     one.__name__: one
     for one in (
         *(request_head, response_head, chunked, coding, target, forwarded, hop_by_hop, proxy_protocol),
-        *(header_block, http2_frames, dialect, config, exchange),
+        *(header_block, http2_frames, dialect, dialect_readers, config, exchange),
     )
 }
 
@@ -378,6 +383,8 @@ def seeds(name: str) -> list[bytes]:
                 b'#85\n{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": '
                 b'{"binary_data_size": 8}}]}12345678',
             ]
+        case "dialect_readers":
+            return dialects.seeds()
         case "exchange":
             return [random.Random(number).randbytes(800) for number in range(20)]
     return []
