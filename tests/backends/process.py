@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -77,6 +78,13 @@ class Backend:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.wait()
+
+    def until(self, path: str, status: int) -> None:
+        """Wait for a GET of `path` to be answered with `status`."""
+        ends = time.monotonic() + 20
+        while self.get(path)[0] != status:
+            assert time.monotonic() < ends, f"{path} never was {status}:\n{self.log}"
+            time.sleep(0.02)
 
     def get(self, path: str) -> tuple[int, bytes]:
         status, body, _ = self.call("GET", path)

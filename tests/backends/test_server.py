@@ -34,9 +34,9 @@ def output(answer: dict[str, object], name: str) -> list[float]:
     return next(out["data"] for out in answer["outputs"] if out["name"] == name)
 
 
-def slow() -> bytes:
+def slow(rounds: int = 400) -> bytes:
     """y = mean(x^w...): a loop of matrix products that takes about half a second for any x, FP32 [n]."""
-    size, rounds = 512, 400
+    size = 512
     matrix = helper.make_tensor("w", TensorProto.FLOAT, [size, size], [0.001] * (size * size))
     body = helper.make_graph(
         [
