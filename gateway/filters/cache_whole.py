@@ -96,6 +96,7 @@ class CacheFilter(Filter):
         self._answers = parts.answers
         self._signatures = parts.signatures
         self._clock = parts.clock
+        self._timers = parts.timers
         self._endpoint = parts.endpoint.encode()
         self._tags = (tag("endpoint", parts.endpoint), tag("model", parts.model))
         self._part: Slot[Part] = Slot()
@@ -237,6 +238,8 @@ class CacheFilter(Filter):
         if ctx.dry:
             return self._go_on(ctx, status)
         role = self._answers.join(part.key, part.waiter)
+        if role is Role.LEADER and self._answers.shared is not None:
+            return self._in_turn(ctx, part, status)
         if role is not Role.JOINER:
             return self._fetch(ctx, part, status)
         self._part.set(ctx, part)
@@ -249,9 +252,32 @@ class CacheFilter(Filter):
     def _landed(self, ctx: Context, part: Part, landed: Landed, status: bytes) -> Eventual[Verdict]:
         """What we waited for is here, or we have to fetch it."""
         if isinstance(landed, Role):
-            return None if ctx.finished else self._fetch(ctx, part, status)
+            if ctx.finished:
+                return None
+            shared = landed is Role.LEADER and self._answers.shared is not None
+            return self._in_turn(ctx, part, status) if shared else self._fetch(ctx, part, status)
         part.answered = True
         return None if ctx.finished else self._give(ctx, part.infer, landed, status + COLLAPSED)
+
+    def _in_turn(self, ctx: Context, part: Part, status: bytes) -> Eventual[Verdict]:
+        """Fetch when no other gateway does, or take what it brings."""
+        timers = self._timers
+        turn = None if timers is None else self._answers.turn(part.key, self._clock, timers)
+        if not isinstance(turn, Promise):
+            return self._fetch(ctx, part, status)
+        self._part.set(ctx, part)
+        later: Promise[Verdict] = Promise()
+        turn.then(lambda kept: _pass_on(self._turned(ctx, part, kept, status), later), later.reject)
+        return later
+
+    def _turned(self, ctx: Context, part: Part, kept: Kept | None, status: bytes) -> Eventual[Verdict]:
+        if ctx.finished:
+            return None
+        if kept is None:
+            return self._fetch(ctx, part, status)
+        part.answered = True
+        self._answers.land(part.key, part.waiter, kept)
+        return self._give(ctx, part.infer, kept, status + COLLAPSED)
 
     def _fetch(self, ctx: Context, part: Part, status: bytes) -> Verdict:
         """Go on, and keep what comes."""

@@ -81,6 +81,10 @@ class BoundedMap(Queues[V]):
         """Forget every entry for which `matches(key, value)`; returns how many. Looks at all of them."""
         return sum([self.delete(e.key) for e in list(self._entries.values()) if matches(e.key, e.value)])
 
+    def keys(self) -> list[bytes]:
+        """Return all keys."""
+        return list(self._entries)
+
     def tagged(self, tag: str) -> list[bytes]:
         """Return the keys put under this tag."""
         return list(self._tags.get(tag, ()))

@@ -14,9 +14,14 @@ different snapshots. A flight's leader fetches; the joiners wait for what it bri
 What a joiner does next runs inside such a call, and may end in the next one at once (a dead pool fails
 immediately), so deliveries are queued and made one after the other, not one inside the other.
 
-`purge` forgets by endpoint, by model, or everything. It remembers when: an answer that was asked for before
-the purge is not kept afterwards, and one that the shared store still has counts as gone. Other gateways
-are told by their own purge.
+`purge_tag` forgets by endpoint, model, tag, URL or key, or everything. It remembers when: an answer that was
+asked for before the purge is not kept afterwards, and one that the shared store still has counts as gone. It
+is announced through the shared store to all who use it; what that store has is believed only once its purges
+are known (`heard`), so that a gateway which has just started gives nothing that was purged before.
+
+Single flight over gateways: the leader of a flight asks the shared store for a lease on the key (`turn`), and
+while another has it looks every few hundredths of a second whether the answer has come. A lease ends by
+itself when its holder dies; without the store each gateway fetches for itself.
 """
 
 from __future__ import annotations
@@ -32,12 +37,15 @@ from gateway.governance.bounded_map import BoundedMap
 from gateway.governance.flights import Flights, Role
 from gateway.governance.freshness import Freshness, State
 from gateway.http.message import Headers
-from gateway.pipeline.ports import BlobStore
+from gateway.pipeline.ports import BlobStore, Clock, Lease, SharedBlobs, Timers
 from gateway.pipeline.promise import Eventual, Promise
 
 FORMAT: Final = 2  # of an answer in the shared store
 EVERYTHING: Final = "all"
 MOST_PURGED: Final = 10_000  # tags whose purge is remembered
+SKEW: Final = 1.0  # s by which the clocks of two gateways may differ
+FIRST_LOOK: Final = 0.01  # s after which a waiting gateway looks for the answer; doubles
+LAST_LOOK: Final = 0.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,24 +118,33 @@ class Waiter:
 class AnswerStore:
     """The kept answers of one gateway, and who waits for which.
 
-    capacity: bytes of memory. blobs: the shared store behind it, None for memory only.
+    capacity: bytes of memory. blobs: the store behind it, None for memory only. shared: the same one, where
+    other gateways use it, too.
     """
 
     __slots__ = (
         "_delivering",
         "_flights",
+        "_leased",
         "_memory",
         "_purged",
         "_queue",
         "blobs",
         "hits",
         "lookups",
+        "shared",
         "stored",
+        "trusted",
     )
 
-    def __init__(self, capacity: int, blobs: BlobStore | None = None) -> None:
+    def __init__(
+        self, capacity: int, blobs: BlobStore | None = None, shared: SharedBlobs | None = None
+    ) -> None:
         self._memory: BoundedMap[Kept] = BoundedMap(capacity)
         self.blobs = blobs
+        self.shared = shared
+        self.trusted = shared is None  # what was purged in the shared store is known
+        self._leased: set[bytes] = set()  # keys that we fetch, for other gateways as well
         self._flights: Flights[bytes, Waiter] = Flights()
         self._purged: dict[str, float] = {}  # tag -> s since the epoch
         self._queue: deque[tuple[Waiter, Landed]] = deque()
@@ -156,7 +173,7 @@ class AnswerStore:
                 self.hits += 1
                 return kept
             self._memory.delete(key)
-        if self.blobs is None:
+        if self.blobs is None or not self.trusted:
             return None
         blob = self.blobs.get(key)
         if not isinstance(blob, Promise):
@@ -180,7 +197,7 @@ class AnswerStore:
 
         began: s since the epoch when it was asked for. False: it is too large, or a purge came between.
         """
-        if self._was_purged(kept.tags, began):
+        if self._was_purged(key, kept.tags, began):
             return False
         if not self._memory.put(key, kept, kept.size, kept.tags):
             return False
@@ -194,22 +211,10 @@ class AnswerStore:
 
         Returns how many this memory had. wall: s since the epoch.
         """
-        names = [("endpoint", endpoint), ("model", model)]
-        tags = [tag(kind, name) for kind, name in names if name is not None] or [EVERYTHING]
-        for one in tags:
-            self._purged[one] = wall
-        gone: list[bytes] = []
-
-        def matches(key: bytes, kept: Kept) -> bool:
-            fits = tags == [EVERYTHING] or any(one in kept.tags for one in tags)
-            if fits:
-                gone.append(key)
-            return fits
-
-        count = self._memory.purge(matches)
-        if self.blobs is not None and gone:
-            self.blobs.delete(gone)
-        return count
+        if endpoint is None and model is None:
+            return self.purge_tag(None, wall)
+        named = [("endpoint", endpoint), ("model", model)]
+        return sum([self.outdate(tag(kind, name), wall) for kind, name in named if name is not None])
 
     def forget(self, key: bytes) -> bool:
         """Forget one answer, here and in the shared store; True if this memory had it."""
@@ -222,30 +227,48 @@ class AnswerStore:
 
         None: everything. Returns how many this memory had. Raises ValueError for a key that is none.
         """
-        if what is None:
-            return self.purge(wall)
-        if what.startswith("key:"):
-            return int(self.forget(bytes.fromhex(what.removeprefix("key:"))))
-        return self.outdate(what, wall)
+        if what is not None and what.startswith("key:"):
+            bytes.fromhex(what.removeprefix("key:"))
+        return self.outdate(EVERYTHING if what is None else what, wall)
 
     def outdate(self, tag: str, wall: float) -> int:
-        """Forget all answers under a tag, and keep none that was asked for before now.
+        """Forget all answers under a tag, keep none that was asked for before now, and tell others.
 
         Returns how many this memory had. wall: s since the epoch.
         """
-        self._purged.pop(tag, None)
-        self._purged[tag] = wall
-        while len(self._purged) > MOST_PURGED:
-            del self._purged[next(iter(self._purged))]
-        keys = self._memory.tagged(tag)
+        keys = self._outdated(tag, wall)
         if self.blobs is not None and keys:
             self.blobs.delete(keys)
+        if self.shared is not None:
+            self.shared.announce(tag)
         return sum([self._memory.delete(key) for key in keys])
 
-    def _was_purged(self, tags: Iterable[str], wall: float) -> bool:
+    def heard(self, tag: str, wall: float) -> None:
+        """Another gateway announced a purge, at `wall` (s since the epoch): forget it here, too."""
+        for key in self._outdated(tag, wall):
+            self._memory.delete(key)
+
+    def trust(self, known: bool) -> None:
+        """Believe what the shared store has, or not: whether all its purges are known."""
+        self.trusted = known
+
+    def _outdated(self, tag: str, wall: float) -> list[bytes]:
+        """Remember a purge, and return the keys that it is about."""
+        known = self._purged.pop(tag, 0.0)
+        self._purged[tag] = max(known, wall)
+        while len(self._purged) > MOST_PURGED:
+            del self._purged[next(iter(self._purged))]
+        if tag == EVERYTHING:
+            return self._memory.keys()
+        if tag.startswith("key:"):
+            return [bytes.fromhex(tag.removeprefix("key:"))]
+        return self._memory.tagged(tag)
+
+    def _was_purged(self, key: bytes, tags: Iterable[str], wall: float) -> bool:
         if not self._purged:
             return False
-        return any(self._purged.get(one, -1.0) >= wall for one in (EVERYTHING, *tags))
+        names = (EVERYTHING, f"key:{key.hex()}", *tags)
+        return any(self._purged.get(one, -1.0) >= wall for one in names)
 
     def _from_blob(self, key: bytes, blob: bytes | None, now: float, wall: float) -> Kept | None:
         if blob is None:
@@ -254,7 +277,7 @@ class AnswerStore:
         if read is None:
             return None
         kept, stored = read
-        if self._was_purged(kept.tags, stored) or kept.freshness.state(now) is State.GONE:
+        if self._was_purged(key, kept.tags, stored - SKEW) or kept.freshness.state(now) is State.GONE:
             return None
         self.hits += 1
         self._memory.put(key, kept, kept.size, kept.tags)
@@ -273,11 +296,13 @@ class AnswerStore:
     def land(self, key: bytes, waiter: Waiter, kept: Kept) -> None:
         """Share the leader's answer with all who wait for it. Who leads no flight shares with nobody."""
         if self._flights.leader(key) is waiter:
+            self._give_back(key, True)
             self._deliver([(joiner, kept) for joiner in self._flights.land(key)])
 
     def dissolve(self, key: bytes, waiter: Waiter) -> None:
         """The leader has an answer that can't be shared: everybody fetches for himself."""
         if self._flights.leader(key) is waiter:
+            self._give_back(key, False)
             self._deliver([(joiner, Role.ALONE) for joiner in self._flights.land(key)])
 
     def leave(self, key: bytes, waiter: Waiter) -> None:
@@ -285,6 +310,67 @@ class AnswerStore:
         successor = self._flights.leave(key, waiter)
         if successor is not None:
             self._deliver([(successor, Role.LEADER)])
+        elif not self.is_flying(key):
+            self._give_back(key, True)
+
+    def turn(self, key: bytes, clock: Clock, timers: Timers) -> Eventual[Kept | None]:
+        """Wait until it is this gateway's turn to fetch: None; or for what another gateway brought.
+
+        For the leader of a flight, where the store is shared.
+        """
+        shared = self.shared
+        if shared is None or key in self._leased or not self.trusted:
+            return None
+        told: Promise[Kept | None] = Promise()
+        self._ask(key, shared, clock, timers, FIRST_LOOK, told)
+        return told
+
+    def _ask(
+        self,
+        key: bytes,
+        shared: SharedBlobs,
+        clock: Clock,
+        timers: Timers,
+        pause: float,
+        told: Promise[Kept | None],
+    ) -> None:
+        def leased(lease: Lease) -> None:
+            if lease is Lease.THEIRS and key not in self._leased:  # else it is ours by now
+                timers.punctual(clock.now() + pause, look)
+                return
+            if lease is Lease.OURS:
+                self._leased.add(key)
+                if not self.is_flying(key):  # who wanted it left meanwhile
+                    self._give_back(key, True)
+            told.resolve(None)
+
+        def look() -> None:
+            if key in self._leased or not self.is_flying(key):
+                told.resolve(None)
+                return
+            found = self.find(key, clock.now(), clock.wall())
+            if isinstance(found, Promise):
+                found.then(looked, told.reject)
+            else:
+                looked(found)
+
+        def looked(kept: Kept | None) -> None:
+            if kept is not None and kept.freshness.state(clock.now()) is State.FRESH:
+                told.resolve(kept)
+            else:
+                self._ask(key, shared, clock, timers, min(LAST_LOOK, 2 * pause), told)
+
+        lease = shared.lease(key)
+        if isinstance(lease, Promise):
+            lease.then(leased, told.reject)
+        else:
+            leased(lease)
+
+    def _give_back(self, key: bytes, shared: bool) -> None:
+        if key in self._leased:
+            self._leased.discard(key)
+            assert self.shared is not None
+            self.shared.release(key, shared)
 
     def _deliver(self, news: Iterable[tuple[Waiter, Landed]]) -> None:
         self._queue.extend(news)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from gateway.http.message import Headers, Request, Response
@@ -359,6 +360,30 @@ class BlobStore(Protocol):
 
     def delete(self, keys: Sequence[bytes]) -> None:
         """Forget; fire and forget."""
+        ...
+
+
+class Lease(Enum):
+    """What `SharedBlobs.lease` says."""
+
+    OURS = "ours"  # fetch
+    THEIRS = "theirs"  # somebody else fetches: look again soon
+    NOBODYS = "nobodys"  # what is fetched can't be shared, or the store is away: everybody fetches
+
+
+class SharedBlobs(BlobStore, Protocol):
+    """Blobs that other gateways use, too: who fetches what, and what was purged, goes through it."""
+
+    def lease(self, key: bytes) -> Eventual[Lease]:
+        """Ask to be the one who fetches what belongs under a key; the lease ends by itself."""
+        ...
+
+    def release(self, key: bytes, shared: bool) -> None:
+        """Give a lease back. shared: others find the value; else they needn't wait for one."""
+        ...
+
+    def announce(self, what: str) -> None:
+        """Tell all who share this store of a purge, as soon as that is possible."""
         ...
 
 

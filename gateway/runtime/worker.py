@@ -31,13 +31,15 @@ from gateway.config.schema import Schema, Store
 from gateway.config.units import Address
 from gateway.discovery.local import LocalRegistry
 from gateway.discovery.registry import Discovery, RegistryStatus
+from gateway.governance.allowance import MemoryLedger
 from gateway.http.forwarded import Forwarding
 from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.exchange import begin
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.mirroring import Mirrors
-from gateway.pipeline.ports import BlobStore, CounterStore
+from gateway.pipeline.ports import CounterStore
 from gateway.pipeline.pressure import Pressure
+from gateway.pipeline.quotas import Ledger, Quotas
 from gateway.pipeline.releases import Releases
 from gateway.pipeline.routes import Routes
 from gateway.pipeline.snapshot import Snapshot
@@ -57,9 +59,13 @@ from gateway.server.listener import Listener
 from gateway.server.timers import SweptTimers
 from gateway.server.tls import TlsUnusable
 from gateway.stores.memory import MemoryCounters
+from gateway.stores.quota_file import FileLedger
+from gateway.stores.quota_reports import QuotaReports
 from gateway.stores.redis import Address as RedisAddress
-from gateway.stores.redis import RedisBlobs, RedisClient
+from gateway.stores.redis import RedisClient
 from gateway.stores.redis_leases import LeasedRedisCounters
+from gateway.stores.redis_quotas import RedisLedger
+from gateway.stores.redis_shared import SharedRedisBlobs
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream.asking import make_session
 from gateway.upstream.health import HealthChecks
@@ -233,6 +239,7 @@ class Worker:
     async def _ports(self, schema: Schema) -> Ports:
         local = MemoryCounters()
         counters: CounterStore = local
+        redis: RedisClient | None = None
         if self._link is not None and schema.stores.counters.in_memory:
             counters = self._link.open_counters(schema.stores.counters.timeout)
         if not schema.stores.counters.in_memory:
@@ -241,10 +248,13 @@ class Worker:
             leased = LeasedRedisCounters(redis, loop, os.urandom(6).hex().encode(), self._clock.now)
             self._stack.callback(leased.close)
             counters = leased
-        blobs: BlobStore | None = None
+        quotas = self._open_quotas(schema, redis)
+        blobs: SharedRedisBlobs | None = None
         if not schema.stores.cache.in_memory:
-            blobs = RedisBlobs(await self._open_redis(schema.stores.cache, "cache"))
-        self._answers = AnswerStore(schema.stores.cache.size, blobs)
+            blobs = await self._open_blobs(schema.stores.cache)
+        self._answers = AnswerStore(schema.stores.cache.size, blobs, blobs)
+        if blobs is not None:
+            blobs.follow(self._answers.heard, self._answers.trust)
         self._issuers = Issuers(self._http, self._clock.now, self._folder)
         self._stack.push_async_callback(self._issuers.close)
         return Ports(
@@ -262,7 +272,32 @@ class Worker:
             mirrors=Mirrors(self.gateway),
             timers=self.gateway.timers,
             releases=self._book,
+            quotas=quotas,
+            local_quotas=Quotas(MemoryLedger(), self._clock.wall),
         )
+
+    def _open_quotas(self, schema: Schema, redis: RedisClient | None) -> Quotas:
+        """Count quotas where everybody who shares them looks: in Redis, in a file of this host, or here."""
+        loop = asyncio.get_running_loop()
+        ledger: Ledger = MemoryLedger()
+        file: FileLedger | None = None
+        if redis is not None:
+            ledger = RedisLedger(redis)
+        elif schema.stores.quotas != "memory":
+            ledger = file = FileLedger(self._folder / schema.stores.quotas, loop)
+            self._stack.push_async_callback(file.close)
+        self.quotas = Quotas(ledger, self._clock.wall)
+        reports = QuotaReports(self.quotas, loop, file)
+        self._stack.push_async_callback(reports.close)
+        reports.start()
+        return self.quotas
+
+    async def _open_blobs(self, store: Store) -> SharedRedisBlobs:
+        client = await self._open_redis(store, "cache")
+        me = os.urandom(6).hex().encode()
+        blobs = SharedRedisBlobs(client, me, self._clock.now, self._clock.wall)
+        self._stack.push_async_callback(blobs.close)
+        return blobs
 
     async def _open_redis(self, store: Store, use: str) -> RedisClient:
         password = "" if store.password is None else store.password.reveal()

@@ -418,7 +418,10 @@ class RedisCounters:
 
 
 class RedisBlobs:
-    """Bytes by key, each for its time. Implements ports.BlobStore: a failure is a miss."""
+    """Bytes by key, each for its time. Implements ports.BlobStore: a failure is a miss.
+
+    Shared ones, with leases and purges: redis_shared.py.
+    """
 
     __slots__ = ("_client", "_prefix")
 
