@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+from backends.card import VersionPolicy
 from backends.errors import LoadError
 from backends.repository import Choice
 from backends.settings import Address, Device, LogLevel, RegistrySettings, Settings
@@ -58,7 +59,8 @@ def read_settings(flags: argparse.Namespace) -> Settings:
     settings = Settings()
     if config is not None:
         settings = load(Settings, config)
-        settings = replace(settings, repository=config.parent / settings.repository)
+        if "://" not in settings.repository:
+            settings = replace(settings, repository=str(config.parent / settings.repository))
     try:
         return replace(settings, **given, registry=_registry(settings.registry, registry))
     except ValueError as e:
@@ -101,11 +103,24 @@ def _checked(parse: Callable[[str], T]) -> Callable[[str], T]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m backends", description="Headgate's reference model server.")
     serve = parser.add_subparsers(dest="command", required=True, metavar="COMMAND").add_parser(
-        "serve", help="serve a repository of ONNX models over KServe V2 and TensorFlow Serving REST"
+        "serve", help="serve a repository of ONNX models: KServe V2 and V1, TensorFlow Serving, REST and gRPC"
     )
     add = serve.add_argument
     add("--config", type=Path, metavar="FILE", help="YAML settings; flags override them")
-    add("--repository", type=Path, metavar="DIR", help="folder of <model>/<version>/model.onnx")
+    add(
+        "--repository",
+        metavar="DIR|URL",
+        help="folder of <model>/<version>/model.onnx, or s3://… and the like",
+    )
+    add("--cache", type=Path, metavar="DIR", help="where a remote repository is copied to")
+    add(
+        "--versions",
+        type=_checked(VersionPolicy.parse),
+        metavar="POLICY",
+        help="all, 'latest N' or 'specific N N': of models whose card says nothing (all)",
+    )
+    add("--poll", type=_checked(parse_seconds), metavar="TIME", help="look for changes so often (never)")
+    add("--control", action="store_true", default=None, help="let clients load and unload models")
     add("--models", type=Choice.parse, nargs="+", metavar="NAME[=VERSION]", help="what to serve (everything)")
     add(
         "--address",
@@ -117,10 +132,11 @@ def _parser() -> argparse.ArgumentParser:
         "--grpc-address",
         type=_checked(Address.parse),
         metavar="HOST:PORT",
-        help="where to speak KServe V2 over gRPC, registered as SERVICE-grpc (nowhere)",
+        help="where to speak gRPC (V2, TensorFlow Serving), registered as SERVICE-grpc (nowhere)",
     )
     add("--threads", type=int, metavar="N", help="engine calls at the same time (the number of cores)")
     add("--log-level", choices=get_args(LogLevel), help="what the log on stderr shows (info)")
+    add("--half", action="store_true", default=None, help="TensorRT may compute in FP16")
     add("--device", choices=get_args(Device), help="where models run (auto)")
     add(
         "--memory",

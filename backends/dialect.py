@@ -40,3 +40,10 @@ class Dialect(Protocol):
     def error(self, error: BackendError) -> Reply:
         """Write an error in the protocol's own form."""
         ...
+
+    def locate(self, name: str, version: str) -> str:
+        """Return the URL path at which a model, or one version of it, describes itself.
+
+        version: may be empty.
+        """
+        ...

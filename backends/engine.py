@@ -1,16 +1,13 @@
-"""The engine: one ONNX Runtime session, opened on a device that is really there.
+"""The engine: one ONNX Runtime session, opened on a device that is really there (providers.py).
 
 Rules and where they come from (measured; `loadtests/micro/backend_cpu.py` repeats the last):
-- The providers that ONNX Runtime lists were compiled in; that says nothing about this machine. A session
-asked for
-  a GPU that is not there is silently a CPU session. So an explicit list goes in, and what came out is read
-  back from the session.
 - One thread per call and no spinning: on a CPU two calls with one thread each do more work than one call
-with two,
-  and spinning threads burn what the neighbours need (83 -> 58 ms of CPU per call of a ResNet-18 without it).
-- Plain `run`, not IOBinding: with outputs copied out of the bound buffers, which a batch shared by
-several requests
-  needs, binding saves 1.4 of 5.3 µs at one row and nothing at 32.
+  with two, and spinning threads burn what the neighbours need (83 -> 58 ms of CPU per call of a ResNet-18
+  without it).
+- Plain `run` on a CPU, IOBinding on a GPU: with outputs copied out of the bound buffers, which a batch shared
+  by several requests needs, binding saves 1.4 of 5.3 µs at one row and nothing at 32. On a GPU it keeps ONNX
+  Runtime from copying through memory of its own.
+- An asynchronous call needs a session with a thread pool: two threads, one of which calls back.
 
 This is the only file that calls ONNX Runtime; its exceptions end here.
 """
@@ -18,19 +15,18 @@ This is the only file that calls ONNX Runtime; its exceptions end here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from backends.errors import EngineFailure, LoadError
-from backends.settings import Device
+from backends.card import Binding
+from backends.errors import BackendError, EngineFailure, LoadError
+from backends.providers import CPU, EngineSettings, check_device, choose_providers
 from backends.tensors import ANY, BY_ONNX, Array, Signature, Tensors, TensorSpec
-
-CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 # ONNX Runtime's exceptions have no common base class; the last three are what its bindings raise.
 _FAULTS = (
@@ -52,13 +48,19 @@ _FAULTS = (
 _log = logging.getLogger("backends.engine")
 
 
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """Where and with how much memory sessions run."""
+class Runner(Protocol):
+    """What answers batches: one session, several, or processes that hold them."""
 
-    device: Device = "auto"  # auto: CUDA where it works, else CPU; a named device must work
-    gpu_memory: int | None = None  # bytes of the CUDA arena; None = no limit
-    environment: Mapping[str, str] | None = None  # session configuration entries, from the card
+    signature: Signature
+    provider: str  # where it really runs
+
+    def run(self, inputs: Tensors) -> dict[str, Array]:
+        """Compute every output of validated tensors; from any thread. Raises BackendError."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything. Nothing runs any more, and nothing will."""
+        ...
 
 
 class Engine:
@@ -67,9 +69,9 @@ class Engine:
     signature: what the graph takes and gives. provider: where it really runs.
     """
 
-    __slots__ = ("_names", "_session", "provider", "signature")
+    __slots__ = ("_binds", "_names", "_session", "provider", "signature")
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, binding: Binding = "auto") -> None:
         self._session = session
         self._names = [output.name for output in session.get_outputs()]
         self.provider = str(session.get_providers()[0])
@@ -77,68 +79,58 @@ class Engine:
             inputs=tuple(_spec(node) for node in session.get_inputs()),
             outputs=tuple(_spec(node) for node in session.get_outputs()),
         )
+        text = any(spec.dtype.name == "BYTES" for spec in self.signature.inputs)  # can't be bound
+        self._binds = not text and (binding == "on" or (binding == "auto" and self.provider != CPU))
 
     @classmethod
-    def open(cls, model: Path, settings: EngineSettings) -> Engine:
+    def open(cls, model: Path, settings: EngineSettings, binding: Binding = "auto") -> Engine:
         """Load `model`. LoadError when it is no usable model or the named device is not there."""
         try:
             session = onnxruntime.InferenceSession(
                 str(model),
-                _session_options(settings.environment or {}),
+                _session_options(settings),
                 providers=choose_providers(settings, onnxruntime.get_available_providers(), model.parent),
             )
         except _FAULTS as e:
             raise LoadError(f"{model}: {first_line(e)}") from e
-        engine = cls(session)
+        engine = cls(session, binding)
         check_device(settings.device, session.get_providers())
         return engine
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """Compute every output of validated tensors. EngineFailure when the engine refuses or fails."""
         try:
+            if self._binds:
+                return self._run_bound(inputs)
             return dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
         except _FAULTS as e:
-            _log.error("engine_failed error=%r", first_line(e))
-            raise EngineFailure("the model failed on this request") from e
+            raise _failure(first_line(e)) from e
+
+    def start(self, inputs: Tensors, done: Callable[[Mapping[str, Array] | BackendError], None]) -> None:
+        """Begin a call; `done` is called once, in a thread of ONNX Runtime. EngineFailure: never."""
+
+        def called(outputs: list[Array], _: object, error: str) -> None:
+            done(_failure(error) if error else dict(zip(self._names, outputs, strict=True)))
+
+        try:
+            self._session.run_async(self._names, inputs, called, None)
+        except _FAULTS as e:
+            raise _failure(first_line(e)) from e
+
+    def close(self) -> None:
+        """Nothing to do: the session goes when nobody holds it."""
+
+    def _run_bound(self, inputs: Tensors) -> dict[str, Array]:
+        binding = self._session.io_binding()
+        for name, tensor in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(tensor))
+        for name in self._names:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        return dict(zip(self._names, binding.copy_outputs_to_cpu(), strict=True))
 
     def __repr__(self) -> str:
         return f"<Engine {self.provider} {self.signature}>"
-
-
-def choose_providers(
-    settings: EngineSettings, compiled_in: Sequence[str], cache: Path
-) -> list[str | tuple[str, dict[str, str]]]:
-    """Return the explicit list to ask for, best first, ending on the CPU.
-
-    `auto` asks for CUDA and not for TensorRT: building its engines takes minutes per model, which nobody
-    should get unasked. `cache` is where TensorRT keeps the engines that it built. LoadError when the
-    named device is not compiled into this ONNX Runtime.
-    """
-    cuda = {"cudnn_conv_algo_search": "HEURISTIC"}  # EXHAUSTIVE tunes anew for every batch size
-    if settings.gpu_memory is not None:
-        cuda["gpu_mem_limit"] = str(settings.gpu_memory)
-    tensorrt = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache)}
-    wanted: dict[Device, list[str | tuple[str, dict[str, str]]]] = {
-        "cpu": [CPU],
-        "cuda": [(CUDA, cuda), CPU],
-        "tensorrt": [(TENSORRT, tensorrt), (CUDA, cuda), CPU],
-        "auto": [(CUDA, cuda), CPU],
-    }
-    providers = [
-        entry
-        for entry in wanted[settings.device]
-        if (entry if isinstance(entry, str) else entry[0]) in compiled_in
-    ]
-    check_device(settings.device, [entry if isinstance(entry, str) else entry[0] for entry in providers])
-    return providers
-
-
-def check_device(device: Device, providers: Sequence[str]) -> None:
-    """Raise LoadError unless the first of `providers` is what `device` names; `auto` takes any."""
-    expected = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}.get(device)
-    if expected is not None and (not providers or providers[0] != expected):
-        got = ", ".join(providers) or "nothing"
-        raise LoadError(f"device {device!r} is not available: ONNX Runtime offers {got}")
 
 
 def first_line(error: BaseException) -> str:
@@ -146,13 +138,18 @@ def first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _session_options(entries: Mapping[str, str]) -> onnxruntime.SessionOptions:
+def _failure(reason: str) -> EngineFailure:
+    _log.error("engine_failed error=%r", reason)
+    return EngineFailure("the model failed on this request")
+
+
+def _session_options(settings: EngineSettings) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    for key, value in entries.items():
+    for key, value in (settings.environment or {}).items():
         options.add_session_config_entry(key, value)
     return options
 

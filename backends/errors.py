@@ -26,6 +26,25 @@ class NotFound(BackendError):
     status = 404
 
 
+class Gone(BackendError):
+    """The version was retired. successor: who answers in its place, as (model, version); either may be empty.
+
+    RFC 9110 §15.5.11.
+    """
+
+    status = 410
+
+    def __init__(self, message: str, successor: tuple[str, str] = ("", "")) -> None:
+        super().__init__(message)
+        self.successor = successor
+
+
+class Forbidden(BackendError):
+    """The server was not started with what this needs."""
+
+    status = 403
+
+
 class MethodNotAllowed(BackendError):
     """The URL exists, but not for this method. `allow` is the one that it takes."""
 
@@ -42,10 +61,28 @@ class TooLarge(BackendError):
     status = 413
 
 
+class Unsupported(BackendError):
+    """The protocol knows it; this server doesn't do it."""
+
+    status = 501
+
+
 class Overloaded(BackendError):
     """The model's queue is full; another instance, or this one a little later, may answer."""
 
     status = 503
+
+
+class Unavailable(BackendError):
+    """The model's own process crashed and is being started again; a little later it may answer."""
+
+    status = 503
+
+
+class Expired(BackendError):
+    """The request could no longer be answered within the time that its client gives it."""
+
+    status = 504
 
 
 class EngineFailure(BackendError):

@@ -13,6 +13,9 @@ serves.
 
 Binary: the header `Inference-Header-Content-Length` gives the length of the JSON; the tensors' bytes
 follow in order, little-endian and row-major; text is u32 length + UTF-8 for each element.
+
+`parameters.priority` (1 first, 9 last) and `parameters.timeout` (µs) are Triton's, and the repository API
+(`/v2/repository/…`) is repository_api.py.
 """
 
 from __future__ import annotations
@@ -20,21 +23,24 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from urllib.parse import unquote
+from math import inf
+from urllib.parse import quote, unquote
 
 import numpy as np
 import orjson
 
+from backends.catalogue import Catalogue
 from backends.errors import BackendError, EngineFailure, Invalid, MethodNotAllowed, NotFound
-from backends.messages import Inference, Reply, parse_object, plain
-from backends.served import Catalogue, Served
+from backends.messages import Inference, Reply, parse_object, plain, read_level
+from backends.served import Served
 from backends.tensors import Array, Tensors, TensorSpec
 from backends.validation import Validator, to_tensor
+from backends.waiting import NORMAL
 
 PREFIX = "/v2"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 PLATFORM = "onnxruntime_onnx"
-EXTENSIONS = ("binary_tensor_data",)
+EXTENSIONS = ("binary_tensor_data", "model_repository")
 
 _MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
 
@@ -76,7 +82,7 @@ class KServeV2:
         return self._catalogue.find(name, version)
 
     def _metadata(self, served: Served) -> dict[str, object]:
-        signature = served.engine.signature
+        signature = served.signature
         return {
             "name": served.name,
             "versions": [one.version for one in self._catalogue.versions(served.name)],
@@ -95,12 +101,16 @@ class KServeV2:
         inputs = _read_inputs(request.get("inputs"), _Bytes(raw), validator)
         rows = validator.count_rows(inputs)
         parameters = request.get("parameters")
-        all_binary = isinstance(parameters, dict) and parameters.get("binary_data_output") is True
+        all_binary, level, timeout = False, NORMAL, inf
+        if isinstance(parameters, dict):
+            all_binary = parameters.get("binary_data_output") is True
+            level = read_level(parameters.get("priority", 0))
+            timeout = _read_timeout(parameters.get("timeout", 0))
         outputs, binary = _read_outputs(request.get("outputs"), validator, all_binary)
         identifier = request.get("id")
         if identifier is not None and not isinstance(identifier, str):
             raise Invalid("'id' must be a string")
-        return Inference(inputs, rows, outputs, identifier, binary)
+        return Inference(inputs, rows, outputs, identifier, binary, level, timeout)
 
     def write(self, served: Served, inference: Inference, outputs: Tensors) -> Reply:
         """Write `{"model_name", "model_version", "id", "outputs": [{name, datatype, shape, data}]}`."""
@@ -130,6 +140,10 @@ class KServeV2:
     def error(self, error: BackendError) -> Reply:
         """Write `{"error": message}`."""
         return _reply({"error": str(error)}, error.status)
+
+    def locate(self, name: str, version: str) -> str:
+        """Return the model's URL."""
+        return f"/v2/models/{quote(name, safe='')}" + (f"/versions/{version}" if version else "")
 
 
 def _reply(value: object, status: int = 200) -> Reply:
@@ -170,6 +184,13 @@ class _Bytes:
         """Refuse bytes that belong to no tensor."""
         if self._at != len(self._data):
             raise Invalid(f"{len(self._data) - self._at} bytes after the last tensor")
+
+
+def _read_timeout(said: object) -> float:
+    """Return seconds; Triton's `timeout` is in microseconds, and 0 means none."""
+    if type(said) is not int or said < 0:
+        raise Invalid("'timeout' must be a whole number of microseconds")
+    return said / 1e6 if said else inf
 
 
 def _split(body: bytes, length: str | None) -> tuple[bytes, memoryview]:

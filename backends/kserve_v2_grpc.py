@@ -2,35 +2,33 @@
 
     ServerLive, ServerReady, ServerMetadata, ModelReady, ModelMetadata, ModelInfer
     ModelStreamInfer      each request of the stream is answered in turn; a failure is an answer, too
+    RepositoryIndex, RepositoryModelLoad, RepositoryModelUnload      as repository_api.py has them
 
 Tensors come as raw little-endian bytes (`raw_input_contents`) or typed (`contents`), never both in one
-request; they go back raw, as Triton sends them. Statuses: what is wrong with a request is INVALID_ARGUMENT,
-an unknown model NOT_FOUND, a full queue UNAVAILABLE, an engine's failure INTERNAL.
+request; they go back raw, as Triton sends them.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import grpc
 import grpc.aio
 import numpy as np
 
-from backends.errors import BackendError, EngineFailure, Invalid, LoadError, NotFound, Overloaded
+from backends.catalogue import Catalogue
+from backends.errors import BackendError
+from backends.grpc_server import Context, Unary, ends, tell_load, unary
 from backends.kserve_v2 import EXTENSIONS, PLATFORM, from_bytes, read_shape, to_bytes
+from backends.messages import read_level
 from backends.open_inference import SERVICE, message
-from backends.served import Catalogue, Served
-from backends.settings import Address
+from backends.predicting import counted
+from backends.protobuf_table import Message
+from backends.repository_api import RepositoryApi, check_config
+from backends.served import Served
 from backends.tensors import Array, Tensors, TensorSpec
 
-_CODES = {
-    Invalid: grpc.StatusCode.INVALID_ARGUMENT,
-    NotFound: grpc.StatusCode.NOT_FOUND,
-    Overloaded: grpc.StatusCode.UNAVAILABLE,
-}
 _CONTENTS = {  # where a typed tensor's values stand
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -45,64 +43,35 @@ _CONTENTS = {  # where a typed tensor's values stand
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-_METHODS = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelInfer")
-
-_log = logging.getLogger("backends.grpc")
-
-Message = Any  # of protobuf, whose attributes no type checker knows
-Unary = Callable[[Message], Awaitable[Message]]
 
 
-class GrpcServer:
-    """The second port. Who starts it stops it."""
+class KServeV2Grpc:
+    """The service over one catalogue. ready: set while the server takes requests."""
 
-    def __init__(self, catalogue: Catalogue, server_version: str, max_body: int) -> None:
-        """max_body: bytes of one message."""
+    def __init__(
+        self, catalogue: Catalogue, ready: asyncio.Event, server_version: str, repository: RepositoryApi
+    ) -> None:
         self._catalogue = catalogue
+        self._ready = ready
         self._server_version = server_version
-        self._ready = True
-        self._server = grpc.aio.server(
-            options=(
-                ("grpc.max_receive_message_length", max_body),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),
-            )
-        )
-        self._server.add_generic_rpc_handlers((self._handlers(),))
+        self._repository = repository
 
-    async def start(self, address: Address) -> Address:
-        """Listen; returns where. Raises LoadError."""
-        try:
-            port = self._server.add_insecure_port(str(address))
-        except RuntimeError as e:
-            raise LoadError(f"cannot listen on {address} for gRPC") from e
-        await self._server.start()
-        return Address(address.host, port)
-
-    def drain(self) -> None:
-        """Answer `not ready` from now on."""
-        self._ready = False
-
-    async def stop(self, grace: float) -> None:
-        """Take no new calls, and give those under way `grace` seconds."""
-        await self._server.stop(grace)
-
-    def _handlers(self) -> grpc.GenericRpcHandler:
-        unary: dict[str, Unary] = {
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what the server is given."""
+        methods: Mapping[str, Unary] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ServerMetadata": self._server_metadata,
             "ModelReady": self._model_ready,
             "ModelMetadata": self._model_metadata,
-            "ModelInfer": self._infer,
+            "ModelInfer": self._model_infer,
+            "RepositoryIndex": self._index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
         }
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                _guarded(unary[name]),
-                request_deserializer=message(f"{name}Request").FromString,
-                response_serializer=message(f"{name}Response").SerializeToString,
-            )
-            for name in _METHODS
+            name: unary(method, message(f"{name}Request"), message(f"{name}Response"))
+            for name, method in methods.items()
         }
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream,
@@ -113,80 +82,94 @@ class GrpcServer:
 
     # What is here
 
-    async def _server_live(self, request: Message) -> Message:
+    async def _server_live(self, request: Message, context: Context) -> Message:
         return message("ServerLiveResponse")(live=True)
 
-    async def _server_ready(self, request: Message) -> Message:
-        return message("ServerReadyResponse")(ready=self._ready)
+    async def _server_ready(self, request: Message, context: Context) -> Message:
+        return message("ServerReadyResponse")(ready=self._ready.is_set())
 
-    async def _server_metadata(self, request: Message) -> Message:
+    async def _server_metadata(self, request: Message, context: Context) -> Message:
         return message("ServerMetadataResponse")(
             name="headgate-backend", version=self._server_version, extensions=EXTENSIONS
         )
 
-    async def _model_ready(self, request: Message) -> Message:
+    async def _model_ready(self, request: Message, context: Context) -> Message:
         self._catalogue.find(request.name, request.version or None)
-        return message("ModelReadyResponse")(ready=self._ready)
+        return message("ModelReadyResponse")(ready=self._ready.is_set())
 
-    async def _model_metadata(self, request: Message) -> Message:
+    async def _model_metadata(self, request: Message, context: Context) -> Message:
         served = self._catalogue.find(request.name, request.version or None)
-        signature = served.engine.signature
         return message("ModelMetadataResponse")(
             name=served.name,
             versions=[one.version for one in self._catalogue.versions(served.name)],
             platform=PLATFORM,
-            inputs=[_describe(spec) for spec in signature.inputs],
-            outputs=[_describe(spec) for spec in signature.outputs],
+            inputs=[_describe(spec) for spec in served.signature.inputs],
+            outputs=[_describe(spec) for spec in served.signature.outputs],
         )
+
+    # The repository
+
+    async def _index(self, request: Message, context: Context) -> Message:
+        line = message("RepositoryIndexResponse.ModelIndex")
+        entries = await self._repository.index(request.ready)
+        return message("RepositoryIndexResponse")(
+            models=[
+                line(name=one.name, version=one.version, state=one.state, reason=one.reason)
+                for one in entries
+            ]
+        )
+
+    async def _load(self, request: Message, context: Context) -> Message:
+        said = {name: value.string_param for name, value in request.parameters.items()}
+        await self._repository.load(request.model_name, check_config(said))
+        return message("RepositoryModelLoadResponse")()
+
+    async def _unload(self, request: Message, context: Context) -> Message:
+        await self._repository.unload(request.model_name)
+        return message("RepositoryModelUnloadResponse")()
 
     # Predictions
 
-    async def _infer(self, request: Message) -> Message:
-        served = self._catalogue.find(request.model_name, request.model_version or None)
-        numbers, started = served.metrics, time.perf_counter()
-        numbers.in_flight += 1
+    async def _model_infer(self, request: Message, context: Context) -> Message:
         try:
-            inputs = _read_inputs(request, served)
-            rows = served.validator.count_rows(inputs)
-            wanted = [output.name for output in request.outputs]
-            outputs = served.validator.outputs(wanted) if wanted else served.engine.signature.outputs
-            tensors = await served.batcher.submit(inputs, rows)
-            return _write(request, served, outputs, tensors)
-        except BackendError as e:
-            numbers.failures[e.status] += 1
-            raise
-        except Exception:
-            numbers.failures[EngineFailure.status] += 1
-            raise
+            return await self._infer(request, context)
         finally:
-            numbers.in_flight -= 1
-            numbers.requests += 1
-            numbers.latency.observe(time.perf_counter() - started)
+            tell_load(context, self._catalogue.load)
 
-    async def _stream(
-        self, requests: AsyncIterator[Message], context: grpc.aio.ServicerContext[Message, Message]
-    ) -> AsyncIterator[Message]:
+    async def _infer(self, request: Message, context: Context) -> Message:
+        served = self._catalogue.find(request.model_name, request.model_version or None)
+        return await counted(served, self._catalogue.load, lambda: _answer(request, served, context))
+
+    async def _stream(self, requests: AsyncIterator[Message], context: Context) -> AsyncIterator[Message]:
         answer = message("ModelStreamInferResponse")
         async for request in requests:
             try:
-                yield answer(infer_response=await self._infer(request))
+                yield answer(infer_response=await self._infer(request, context))
             except BackendError as e:
                 yield answer(error_message=str(e))
 
 
-def _guarded(method: Unary) -> Callable[[Message, Any], Awaitable[Message]]:
-    """Turn errors into statuses: the only place that does."""
+async def _answer(request: Message, served: Served, context: Context) -> Message:
+    inputs = _read_inputs(request, served)
+    rows = served.validator.count_rows(inputs)
+    wanted = [output.name for output in request.outputs]
+    outputs = served.validator.outputs(wanted) if wanted else served.signature.outputs
+    now = asyncio.get_running_loop().time()
+    deadline, level = ends(context, now), 0
+    if request.parameters:
+        level = _whole(request, "priority")
+        timeout = _whole(request, "timeout")
+        deadline = min(deadline, now + timeout / 1e6) if timeout else deadline
+    tensors = await served.batcher.submit(inputs, rows, deadline, read_level(level))
+    return _write(request, served, outputs, tensors)
 
-    async def call(request: Message, context: Any) -> Message:
-        try:
-            return await method(request)
-        except BackendError as e:
-            await context.abort(_CODES.get(type(e), grpc.StatusCode.INTERNAL), str(e))
-        except Exception:  # a bug: the trace is for the log, never for the client
-            _log.exception("call_failed")
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
-    return call
+def _whole(request: Message, name: str) -> int:
+    """Return a parameter that is a whole number, in whichever of the two fields it stands."""
+    if name not in request.parameters:
+        return 0
+    value = request.parameters[name]
+    return int(value.uint64_param or value.int64_param)
 
 
 def _describe(spec: TensorSpec) -> Message:

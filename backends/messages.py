@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 import orjson
 
 from backends.errors import Invalid
 from backends.tensors import Array, Tensors, TensorSpec
+from backends.waiting import LEVELS, NORMAL
 
 JSON = "application/json"
 
@@ -29,6 +31,8 @@ class Inference:
     outputs: tuple[TensorSpec, ...]  # what the client wants back, in this order
     form: str | None = None
     binary: frozenset[str] = frozenset()  # outputs that are wanted as raw bytes (KServe V2)
+    level: int = NORMAL  # of priority: 1 (first) to 9
+    timeout: float = inf  # s that the client gives it from its receipt on
 
 
 @dataclass(slots=True)
@@ -39,6 +43,13 @@ class Reply:
     body: bytes
     content_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_level(said: object) -> int:
+    """Return the level that a request's `priority` names; 0, as in Triton, is the default. Invalid."""
+    if type(said) is not int or not 0 <= said <= LEVELS:
+        raise Invalid(f"'priority' must be a whole number, 1 (first) to {LEVELS}")
+    return said or NORMAL
 
 
 def parse_object(body: bytes) -> dict[str, object]:

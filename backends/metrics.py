@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -27,6 +27,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LATENCY_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # s
 ROWS_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
+_PREFIX = "headgate_backend_"
 _LABELS = ("model", "version")
 
 
@@ -54,6 +55,19 @@ class Histogram:
         return buckets, self._sum
 
 
+class Load:
+    """How busy the whole server is: what its answers say in `x-headgate-load`."""
+
+    __slots__ = ("in_flight", "waiting")
+
+    def __init__(self) -> None:
+        self.in_flight = 0  # requests read and not answered yet
+        self.waiting = 0  # of them, those in queues
+
+    def __str__(self) -> str:
+        return f"running={self.in_flight - self.waiting}, waiting={self.waiting}"
+
+
 class ModelMetrics:
     """What one model version did since the process began."""
 
@@ -61,11 +75,14 @@ class ModelMetrics:
         "batch_rows",
         "cancelled",
         "engine_seconds",
+        "expired",
         "failures",
         "in_flight",
         "latency",
+        "padded_rows",
         "queued_rows",
         "requests",
+        "restarts",
     )
 
     def __init__(self) -> None:
@@ -77,14 +94,44 @@ class ModelMetrics:
         self.queued_rows = 0  # waiting now
         self.in_flight = 0  # requests read and not answered yet
         self.cancelled = 0  # dropped before dispatch because the client had left
+        self.expired = 0  # dropped before dispatch because their deadline could not be met
+        self.padded_rows = 0  # rows that the engine computed for nobody
+        self.restarts = 0  # of the model's own processes
+
+
+# Name, meaning, and attribute of ModelMetrics: everything that is one number per model version
+_COUNTERS = (
+    ("requests", "Inference requests answered", "requests"),
+    ("cancelled", "Requests dropped from the queue because the client left", "cancelled"),
+    ("expired", "Requests dropped from the queue because their deadline could not be met", "expired"),
+    ("engine_seconds", "Time inside the engine", "engine_seconds"),
+    ("padded_rows", "Rows computed for nobody, to fill a shape bucket", "padded_rows"),
+    ("restarts", "Processes of an isolated model started in a dead one's place", "restarts"),
+)
+_GAUGES = (
+    ("queued_rows", "Rows waiting for the engine", "queued_rows"),
+    ("in_flight", "Inference requests read and not answered yet", "in_flight"),
+)
+_HISTOGRAMS = (
+    ("request_seconds", "From the request's last byte to its answer", "latency"),
+    ("batch_rows", "Rows per call of the engine", "batch_rows"),
+)
 
 
 class MetricsPage(Collector):
     """Everything that `/metrics` shows. Read only when scraped."""
 
-    def __init__(self, models: Iterable[tuple[str, str, str, ModelMetrics]]) -> None:
-        """models: (model, version, provider, metrics) of every version served."""
-        self._models = list(models)
+    def __init__(
+        self,
+        models: Callable[[], Iterable[tuple[str, str, str, ModelMetrics]]],
+        refused: Callable[[], Iterable[tuple[str, str]]] = tuple,
+    ) -> None:
+        """models: gives (model, version, provider, metrics) of every version served now.
+
+        refused: gives (model, version) of those that can't be served.
+        """
+        self._models = models
+        self._refused = refused
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -95,35 +142,30 @@ class MetricsPage(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families; prometheus_client calls this."""
-        prefix = "headgate_backend_"
-        info = InfoMetricFamily(prefix + "model", "Model versions served and where they run", labels=_LABELS)
-        requests = CounterMetricFamily(prefix + "requests", "Inference requests answered", labels=_LABELS)
+        models = [
+            ((model, version), provider, numbers) for model, version, provider, numbers in self._models()
+        ]
+        info = InfoMetricFamily(_PREFIX + "model", "Model versions served and where they run", labels=_LABELS)
+        refused = GaugeMetricFamily(_PREFIX + "refused", "Model versions that failed to load", labels=_LABELS)
         failures = CounterMetricFamily(
-            prefix + "failures", "Inference requests answered with an error", labels=(*_LABELS, "status")
+            _PREFIX + "failures", "Inference requests answered with an error", labels=(*_LABELS, "status")
         )
-        cancelled = CounterMetricFamily(
-            prefix + "cancelled", "Requests dropped from the queue because the client left", labels=_LABELS
-        )
-        engine = CounterMetricFamily(prefix + "engine_seconds", "Time inside the engine", labels=_LABELS)
-        queued = GaugeMetricFamily(prefix + "queued_rows", "Rows waiting for the engine", labels=_LABELS)
-        in_flight = GaugeMetricFamily(
-            prefix + "in_flight", "Inference requests read and not answered yet", labels=_LABELS
-        )
-        latency = HistogramMetricFamily(
-            prefix + "request_seconds", "From the request's last byte to its answer", labels=_LABELS
-        )
-        batches = HistogramMetricFamily(prefix + "batch_rows", "Rows per call of the engine", labels=_LABELS)
-        for model, version, provider, metrics in self._models:
-            key = (model, version)
+        for key in self._refused():
+            refused.add_metric(key, 1)
+        for key, provider, numbers in models:
             info.add_metric(key, {"provider": provider})
-            requests.add_metric(key, metrics.requests)
-            for status, count in sorted(metrics.failures.items()):
+            for status, count in sorted(numbers.failures.items()):
                 failures.add_metric((*key, str(status)), count)
-            cancelled.add_metric(key, metrics.cancelled)
-            engine.add_metric(key, metrics.engine_seconds)
-            queued.add_metric(key, metrics.queued_rows)
-            in_flight.add_metric(key, metrics.in_flight)
-            for family, histogram in ((latency, metrics.latency), (batches, metrics.batch_rows)):
-                buckets, total = histogram.family()
-                family.add_metric(key, buckets=buckets, sum_value=total)
-        yield from (info, requests, failures, cancelled, engine, queued, in_flight, latency, batches)
+        yield from (info, refused, failures)
+        for kind, families in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+            for name, meaning, attribute in families:
+                family = kind(_PREFIX + name, meaning, labels=_LABELS)
+                for key, _, numbers in models:
+                    family.add_metric(key, getattr(numbers, attribute))
+                yield family
+        for name, meaning, attribute in _HISTOGRAMS:
+            spread = HistogramMetricFamily(_PREFIX + name, meaning, labels=_LABELS)
+            for key, _, numbers in models:
+                buckets, total = getattr(numbers, attribute).family()
+                spread.add_metric(key, buckets=buckets, sum_value=total)
+            yield spread

@@ -1,23 +1,23 @@
-"""The messages of the Open Inference Protocol over gRPC, built when they are imported.
+"""The messages of the Open Inference Protocol over gRPC.
 
-A table in place of generated code: what stands on the wire is field numbers and types, and those are here to
-be read. The messages live in a pool of their own, so that a client library with the same names can be loaded
-beside them. Parameters (maps of options) are left out; protobuf keeps what it doesn't know.
-
-Source: the Open Inference Protocol, "gRPC" (package `inference`); ModelStreamInfer is Triton's extension.
+Source: the Open Inference Protocol, "gRPC" (package `inference`); ModelStreamInfer, the repository's calls
+and the parameters `priority` and `timeout` are Triton's.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from backends.protobuf_table import Table
 
 PACKAGE: Final = "inference"
 SERVICE: Final = "inference.GRPCInferenceService"
 
-# Message -> its fields as `[repeated] type name number`. A dot makes a nested message, a capital a message.
 _MESSAGES: Final = {
+    "InferParameter": "bool bool_param 1, int64 int64_param 2, string string_param 3, double double_param 4, "
+    "uint64 uint64_param 5",
+    "ModelRepositoryParameter": "bool bool_param 1, int64 int64_param 2, string string_param 3, "
+    "bytes bytes_param 4",
     "ServerLiveRequest": "",
     "ServerLiveResponse": "bool live 1",
     "ServerReadyRequest": "",
@@ -35,6 +35,7 @@ _MESSAGES: Final = {
     "repeated int64 int64_contents 3, repeated uint32 uint_contents 4, repeated uint64 uint64_contents 5, "
     "repeated float fp32_contents 6, repeated double fp64_contents 7, repeated bytes bytes_contents 8",
     "ModelInferRequest": "string model_name 1, string model_version 2, string id 3, "
+    "map InferParameter parameters 4, "
     "repeated ModelInferRequest.InferInputTensor inputs 5, "
     "repeated ModelInferRequest.InferRequestedOutputTensor outputs 6, repeated bytes raw_input_contents 7",
     "ModelInferRequest.InferInputTensor": "string name 1, string datatype 2, repeated int64 shape 3, "
@@ -45,39 +46,20 @@ _MESSAGES: Final = {
     "ModelInferResponse.InferOutputTensor": "string name 1, string datatype 2, repeated int64 shape 3, "
     "InferTensorContents contents 5",
     "ModelStreamInferResponse": "string error_message 1, ModelInferResponse infer_response 2",
+    "RepositoryIndexRequest": "string repository_name 1, bool ready 2",
+    "RepositoryIndexResponse": "repeated RepositoryIndexResponse.ModelIndex models 1",
+    "RepositoryIndexResponse.ModelIndex": "string name 1, string version 2, string state 3, string reason 4",
+    "RepositoryModelLoadRequest": "string repository_name 1, string model_name 2, "
+    "map ModelRepositoryParameter parameters 3",
+    "RepositoryModelLoadResponse": "",
+    "RepositoryModelUnloadRequest": "string repository_name 1, string model_name 2, "
+    "map ModelRepositoryParameter parameters 3",
+    "RepositoryModelUnloadResponse": "",
 }
 
-
-def _declare() -> descriptor_pb2.FileDescriptorProto:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="headgate/open_inference.proto", package=PACKAGE, syntax="proto3"
-    )
-    made: dict[str, Any] = {}
-    for name, fields in _MESSAGES.items():
-        outer, _, inner = name.rpartition(".")
-        made[name] = made[outer].nested_type.add(name=inner) if outer else file.message_type.add(name=inner)
-        for field in filter(None, fields.split(", ")):
-            _add_field(made[name], field)
-    return file
-
-
-def _add_field(message: Any, text: str) -> None:
-    kinds = descriptor_pb2.FieldDescriptorProto
-    *repeated, kind, name, number = text.split(" ")
-    field = message.field.add(name=name, number=int(number))
-    field.label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
-    if kind[0].isupper():
-        field.type = kinds.TYPE_MESSAGE
-        field.type_name = f".{PACKAGE}.{kind}"
-    else:
-        field.type = getattr(kinds, f"TYPE_{kind.upper()}")
-
-
-_POOL = descriptor_pool.DescriptorPool()
-_POOL.Add(_declare())
+_TABLE: Final = Table(PACKAGE, _MESSAGES)
 
 
 def message(name: str) -> Any:
     """Return the class of a message. Its attributes are known to protobuf alone, so it has no static type."""
-    descriptor = _POOL.FindMessageTypeByName(f"{PACKAGE}.{name}")
-    return message_factory.GetMessageClass(descriptor)
+    return _TABLE.message(name)

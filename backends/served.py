@@ -1,29 +1,37 @@
 """Served models: from a folder to something that answers, or to the reason why it does not.
 
-open the graph -> compare it with the card -> the sample must give the known answer -> measure -> queue
+open the graph -> compare it with the card -> the sample must pass -> warm up, measure -> queue
 
-A version that fails on the way is not served, and the others are: one broken candidate does not take the
-stable version down. Only when nothing is left, or a version was asked for by name, does the server not
-start.
+`prepare` does everything that takes time, in whatever thread it is called from; `serve` only puts the queue
+in front of it. A version that fails on the way is not served, and the others are: one broken candidate does
+not take the stable version down.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import os
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from backends.batcher import Batcher
-from backends.card import Card, Declared, Sample
-from backends.engine import Engine, EngineSettings
-from backends.errors import EngineFailure, Invalid, LoadError, NotFound
-from backends.metrics import ModelMetrics
-from backends.repository import Found
-from backends.tensors import ANY, Array, Tensors, TensorSpec
+from backends.batcher import Batcher, Start
+from backends.card import Batching, Card, Declared, Sample
+from backends.engine import Engine, Runner
+from backends.errors import BackendError, Invalid, LoadError
+from backends.instances import Instances
+from backends.isolated import ChildSettings, Isolated
+from backends.metrics import Load, ModelMetrics
+from backends.padding import Padding, add_rows
+from backends.providers import EngineSettings, profiles
+from backends.repository import Found, Key, Stamp
+from backends.tensors import ANY, Array, Signature, Tensors, TensorSpec
 from backends.validation import Validator, to_tensor
 
 # A call in a thread costs two switches of threads more; a loop held up for 1 ms is not felt.
@@ -34,14 +42,30 @@ _log = logging.getLogger("backends.served")
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """One model version that was opened and proven, before anybody can ask it."""
+
+    found: Found
+    engine: Runner
+    validator: Validator
+    lanes: int  # calls at the same time
+    inline: bool
+    start: Start | None  # how a call begins asynchronously, where the card asks for it
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """One model version that answers."""
 
     card: Card
-    engine: Engine
+    signature: Signature
+    provider: str  # where it really runs
     validator: Validator
     batcher: Batcher
     metrics: ModelMetrics
+    stamp: Stamp  # of the files that it was loaded from
+    engine: Runner
+    executor: ThreadPoolExecutor
 
     @property
     def name(self) -> str:
@@ -53,105 +77,156 @@ class Served:
         """The version, a whole number in decimal."""
         return self.card.version
 
+    @property
+    def key(self) -> Key:
+        """Model and version."""
+        return self.card.name, self.card.version
 
-class Catalogue:
-    """What this process serves: find by model, version and label; and what it could not serve, and
-    why."""
-
-    __slots__ = ("_models", "failed")
-
-    def __init__(self, served: Iterable[Served], failed: Mapping[tuple[str, str], str]) -> None:
-        """failed: (model, version) -> reason."""
-        self._models: dict[str, dict[str, Served]] = {}
-        for one in sorted(served, key=lambda one: int(one.version)):
-            self._models.setdefault(one.name, {})[one.version] = one
-        self.failed = dict(failed)
-
-    def __iter__(self) -> Iterator[Served]:
-        return iter([one for versions in self._models.values() for one in versions.values()])
-
-    def versions(self, name: str) -> Sequence[Served]:
-        """Return the versions of a model, oldest first. NotFound when no version is served."""
-        versions = self._models.get(name)
-        if versions is None:
-            raise NotFound(f"no model {name!r} here; serving: {', '.join(self._models)}")
-        return list(versions.values())
-
-    def find(self, name: str, version: str | None = None, label: str | None = None) -> Served:
-        """Return the version, what the label points at, or the newest. NotFound."""
-        versions = self.versions(name)
-        if label is not None:
-            version = versions[-1].card.labels.get(label)
-            if version is None:
-                raise NotFound(f"model {name!r} has no label {label!r}")
-        if version is None:
-            return versions[-1]
-        for one in versions:
-            if one.version == version:
-                return one
-        known = ", ".join(one.version for one in versions)
-        raise NotFound(f"model {name!r} has no version {version!r} here; serving: {known}")
+    async def close(self) -> None:
+        """Finish what was submitted, then let go of threads, processes and memory."""
+        await self.batcher.close()
+        self.executor.shutdown(wait=False)
+        await asyncio.to_thread(self.engine.close)
 
 
-def load_models(
-    found: Sequence[Found], settings: EngineSettings, executor: Executor, threads: int, *, all_or_none: bool
-) -> Catalogue:
-    """Open and prove every version. LoadError when none is left, or all_or_none and one fails.
+def serve(prepared: Prepared, load: Load, metrics: ModelMetrics | None = None) -> Served:
+    """Put a queue in front of it, on the running event loop.
 
-    Needs the running event loop on which requests will be queued; blocks while models load.
+    metrics: of the same version's life before, which goes on.
     """
-    served: list[Served] = []
-    failed: dict[tuple[str, str], str] = {}
-    for one in found:
-        try:
-            served.append(_load(one, settings, executor, threads))
-        except LoadError as e:
-            if all_or_none:
-                raise
-            _log.error("model_refused model=%s version=%s reason=%r", one.card.name, one.card.version, str(e))
-            failed[one.card.name, one.card.version] = str(e)
-    if not served:
-        raise LoadError("no model can be served: " + "; ".join(failed.values()))
-    return Catalogue(served, failed)
-
-
-def _load(found: Found, settings: EngineSettings, executor: Executor, threads: int) -> Served:
-    card = found.card
-    where = f"{card.name} version {card.version}"
-    engine = Engine.open(found.entry, replace(settings, environment=card.environment))
-    _compare(where, "input", card.inputs, engine.signature.inputs)
-    _compare(where, "output", card.outputs, engine.signature.outputs)
-    validator = Validator(card.name, engine.signature)
-    full_batch = None
-    if card.sample is None:
-        _log.warning(
-            "model_unproven model=%s version=%s reason='the card has no sample'", card.name, card.version
-        )
-    else:
-        full_batch = _prove(where, card.sample, engine, validator, card.batching.max_batch)
-    inline = card.execution == "inline" or (
-        card.execution == "auto" and full_batch is not None and full_batch < INLINE_BELOW
+    card, engine = prepared.found.card, prepared.engine
+    metrics = metrics or ModelMetrics()
+    if isinstance(engine, Isolated):
+        numbers, loop = metrics, asyncio.get_running_loop()
+        engine.tell(lambda: _count_restart(loop, numbers))
+    executor = ThreadPoolExecutor(
+        prepared.lanes,
+        f"engine-{card.name}-{card.version}",
+        initializer=_yield_to_others,
+        initargs=(card.nice,),
     )
-    metrics = ModelMetrics()
     batcher = Batcher(
         engine.run,
         executor,
         metrics,
         max_batch=card.batching.max_batch,
         max_queue=card.batching.max_queue,
-        parallel=card.batching.parallel or threads,
-        inline=inline,
+        parallel=prepared.lanes,
+        inline=prepared.inline,
+        padding=Padding(card.batching),
         joinable=engine.signature.batched,
+        start=prepared.start,
+        load=load,
     )
+    return Served(
+        card,
+        engine.signature,
+        engine.provider,
+        prepared.validator,
+        batcher,
+        metrics,
+        prepared.found.stamp,
+        engine,
+        executor,
+    )
+
+
+def prepare(found: Found, settings: EngineSettings, threads: int) -> Prepared:
+    """Open and prove a version; blocks for as long as that takes. LoadError.
+
+    threads: calls at the same time, where the card names no number.
+    """
+    card = found.card
+    where = f"{card.name} version {card.version}"
+    engine = _open(found, settings)
+    try:
+        _compare(where, "input", card.inputs, engine.signature.inputs)
+        _compare(where, "output", card.outputs, engine.signature.outputs)
+        _check_shapes(where, card.batching, engine.signature)
+        validator = Validator(card.name, engine.signature)
+        full_batch = None
+        if card.sample is None:
+            _log.warning(
+                "model_unproven model=%s version=%s reason='the card has no sample'", card.name, card.version
+            )
+        else:
+            full_batch = _prove(where, card, card.sample, engine, validator)
+    except LoadError:
+        engine.close()
+        raise
+    return _decided(found, engine, validator, threads, full_batch)
+
+
+def _decided(
+    found: Found, engine: Runner, validator: Validator, threads: int, full_batch: float | None
+) -> Prepared:
+    """Decide where its calls run."""
+    card = found.card
+    quick = full_batch is not None and full_batch < INLINE_BELOW
+    isolated = isinstance(engine, Isolated)
+    inline = not isolated and (card.execution == "inline" or (card.execution == "auto" and quick))
+    start = engine.start if card.execution == "async" and isinstance(engine, Engine | Instances) else None
+    lanes = _count(card) if isolated else card.batching.parallel or max(threads, _count(card))
+    execution = "process" if isolated else "inline" if inline else "async" if start else "thread"
     _log.info(
-        "model_loaded model=%s version=%s provider=%s execution=%s batch_seconds=%s",
+        "model_loaded model=%s version=%s provider=%s execution=%s lanes=%d batch_seconds=%s",
         card.name,
         card.version,
         engine.provider,
-        "inline" if inline else "thread",
+        execution,
+        lanes,
         "unknown" if full_batch is None else f"{full_batch:.6f}",
     )
-    return Served(card, engine, validator, batcher, metrics)
+    return Prepared(found, engine, validator, lanes, inline, start)
+
+
+# Opening
+
+
+def _open(found: Found, settings: EngineSettings) -> Runner:
+    """Open as many sessions as the card asks for, in processes of their own where it does."""
+    card = found.card
+    base = replace(
+        settings,
+        environment=card.environment,
+        rows=card.batching.buckets or (1, card.batching.max_batch),
+        threads=2 if card.execution == "async" else 1,
+    )
+    each = [replace(base, device_id=device) for device in card.devices for _ in range(card.instances)]
+    if card.isolation == "process":
+        children = [
+            ChildSettings(found.entry, one, card.binding, card.memory, card.nice, card.call_timeout)
+            for one in each
+        ]
+        return Isolated.open(f"{card.name}:{card.version}", children)
+    first = Engine.open(found.entry, each[0], card.binding)
+    if settings.device == "tensorrt":  # the graph's shapes are known only now, and its profiles need them
+        each = [replace(one, profiles=profiles(first.signature)) for one in each]
+        first = Engine.open(found.entry, each[0], card.binding)
+    if len(each) == 1:
+        return first
+    return Instances([first, *(Engine.open(found.entry, one, card.binding) for one in each[1:])])
+
+
+def _count(card: Card) -> int:
+    return card.instances * len(card.devices)
+
+
+def _yield_to_others(nice: int) -> None:
+    """Lower this thread's priority: on Linux niceness is a thread's own (sched(7))."""
+    if nice:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+
+
+def _count_restart(loop: asyncio.AbstractEventLoop, metrics: ModelMetrics) -> None:
+    """Count on the loop: the counter belongs to it."""
+
+    def count() -> None:
+        metrics.restarts += 1
+
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(count)
 
 
 # The card against the graph
@@ -179,28 +254,57 @@ def _may_be(declared: Sequence[int], graph: Sequence[int]) -> bool:
     )
 
 
+def _check_shapes(where: str, batching: Batching, signature: Signature) -> None:
+    """Raise LoadError where buckets or lengths are asked of a model whose shapes don't allow them."""
+    if batching.buckets and not signature.batched:
+        raise LoadError(f"{where}: buckets need a free dimension 0 in every tensor")
+    inputs = {spec.name: spec for spec in signature.inputs}
+    outputs = {spec.name for spec in signature.outputs}
+    for name in batching.pad:
+        if name not in inputs or inputs[name].shape[1:2] != (ANY,) or inputs[name].dtype.name == "BYTES":
+            raise LoadError(f"{where}: pad: {name!r} is no input of numbers with a free dimension 1")
+    for name in batching.cut:
+        if name not in outputs:
+            raise LoadError(f"{where}: cut: there is no output {name!r}")
+
+
 # The sample
 
 
-def _prove(where: str, sample: Sample, engine: Engine, validator: Validator, max_batch: int) -> float:
-    """Check the sample's answer; return the time of a full batch in s, the fastest of a few calls."""
+def _prove(where: str, card: Card, sample: Sample, engine: Runner, validator: Validator) -> float:
+    """Check the sample's answer, warm up; return the s of a full batch, the fastest of a few."""
     try:
-        inputs = {
+        inputs: Tensors = {
             name: to_tensor(values, validator.spec(name), validator.refuse)
             for name, values in sample.inputs.items()
         }
         rows = validator.count_rows(inputs)
-        outputs = engine.run(inputs)
-    except (Invalid, EngineFailure) as e:
+        padding = Padding(card.batching)
+        length = padding.length(inputs)
+        inputs = padding.lengthen(inputs)
+        outputs = padding.shorten(engine.run(inputs), length)
+    except (Invalid, BackendError) as e:
         raise LoadError(f"{where}: the sample cannot be run: {e}") from e
     for name, values in sample.outputs.items():
         _check_output(where, name, values, sample.tolerance, outputs)
-    if engine.signature.batched:
-        copies = -(-max_batch // rows)
-        inputs = {
-            name: np.concatenate([tensor] * copies)[: max(max_batch, rows)] for name, tensor in inputs.items()
-        }
-    return min(_seconds(engine, inputs) for _ in range(MEASURED_CALLS))
+    _warm_up(where, card, engine, inputs)
+    full = max(card.batching.max_batch, rows) if engine.signature.batched else rows
+    return min(_seconds(engine, _of_rows(inputs, full)) for _ in range(MEASURED_CALLS))
+
+
+def _warm_up(where: str, card: Card, engine: Runner, inputs: Tensors) -> None:
+    """Show every instance every number of rows that it will meet: plans are made now, not for a client."""
+    shapes = card.batching.buckets or (1, card.batching.max_batch)
+    try:
+        for rows in shapes if engine.signature.batched else ():
+            for _ in range(card.warmup * _count(card)):
+                engine.run(_of_rows(inputs, rows))
+    except BackendError as e:
+        raise LoadError(f"{where}: warming up failed: {e}") from e
+
+
+def _of_rows(inputs: Tensors, rows: int) -> dict[str, Array]:
+    return {name: add_rows(tensor[:rows], rows) for name, tensor in inputs.items()}
 
 
 def _check_output(
@@ -222,7 +326,7 @@ def _check_output(
         raise LoadError(f"{where}: the sample's {name!r} is {actual.tolist()}, expected {expected.tolist()}")
 
 
-def _seconds(engine: Engine, inputs: Tensors) -> float:
+def _seconds(engine: Runner, inputs: Tensors) -> float:
     started = time.perf_counter()
     engine.run(inputs)
     return time.perf_counter() - started

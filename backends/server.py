@@ -2,7 +2,7 @@
 
 start: models are opened and proven -> the socket listens -> `ready …` on stdout -> the registry is told
 stop (SIGTERM, SIGINT): deregister -> not ready -> no new connections -> those in use get their last answer,
-marked `Connection: close` -> requests in flight finish -> exit 0
+marked `Connection: close` -> requests in flight finish -> models and their processes end -> exit 0
 """
 
 from __future__ import annotations
@@ -12,21 +12,27 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
 from backends.app import App
-from backends.engine import EngineSettings
+from backends.catalogue import Catalogue
 from backends.errors import LoadError
+from backends.files import is_remote, open_files
+from backends.library import Library, Look
+from backends.mirror import Mirror, folder_for
+from backends.providers import EngineSettings
 from backends.registration import Lease, register
-from backends.repository import find_models
-from backends.served import Catalogue, load_models
+from backends.repository import Survey, find_models, survey
+from backends.repository_api import RepositoryApi
 from backends.settings import Address, Settings
 
 LINGER = 0.25  # s, at most: connections that are in use send their next request within it
@@ -41,27 +47,83 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    with ThreadPoolExecutor(settings.threads, thread_name_prefix="engine") as executor:
-        catalogue = load(settings, executor)
-        app = App(catalogue, executor, max_body=settings.max_body, server_version=distribution_version())
-        runner = web.ServerRunner(_server(app, settings.max_body), shutdown_timeout=settings.drain)
-        await runner.setup()
-        try:
-            listening = await listen(runner, settings.address)
-            lease = await announce(settings, listening, catalogue)
-            async with speaking_grpc(settings, catalogue):
-                await stop.wait()
-            await leave(app, lease, runner)
-        finally:
-            await runner.cleanup()
+    with ThreadPoolExecutor(settings.threads, thread_name_prefix="worker") as executor:
+        async with open_library(settings) as library:
+            repository = RepositoryApi(library, settings.control)
+            app = App(
+                library.catalogue,
+                executor,
+                max_body=settings.max_body,
+                server_version=distribution_version(),
+                repository=repository,
+            )
+            runner = web.ServerRunner(_server(app, settings.max_body), shutdown_timeout=settings.drain)
+            await runner.setup()
+            try:
+                listening = await listen(runner, settings.address)
+                lease = await announce(settings, listening, library.catalogue)
+                async with speaking_grpc(settings, library.catalogue, repository):
+                    await stop.wait()
+                await leave(app, lease, runner)
+            finally:
+                await runner.cleanup()
     _log.info("stopped")
 
 
-def load(settings: Settings, executor: ThreadPoolExecutor) -> Catalogue:
-    """Open and prove what the settings choose; a model chosen by name must be servable."""
-    engine = EngineSettings(settings.device, settings.gpu_memory)
-    found = find_models(settings.repository, settings.models)
-    return load_models(found, engine, executor, settings.threads, all_or_none=bool(settings.models))
+@asynccontextmanager
+async def open_library(settings: Settings) -> AsyncIterator[Library]:
+    """Load what the settings choose, and follow the repository while the block runs.
+
+    A model chosen by name must be servable, and so must at least one of all. LoadError, ConfigError.
+    """
+    engine = EngineSettings(
+        settings.device, settings.gpu_memory, cache=_engine_cache(settings), half=settings.half
+    )
+    library = Library(await asyncio.to_thread(_look, settings), engine, settings.threads, Catalogue())
+    try:
+        await library.sync(strict=bool(settings.models))
+        if not list(library.catalogue):
+            reasons = "; ".join(library.catalogue.failed.values()) or "all versions are retired"
+            raise LoadError(f"no model can be served: {reasons}")
+        polling = None
+        if settings.poll is not None:
+            polling = asyncio.get_running_loop().create_task(library.poll(settings.poll))
+        yield library
+        if polling is not None:
+            polling.cancel()
+    finally:
+        await library.close()
+
+
+def _look(settings: Settings) -> Look:
+    """Return what looks at the repository; what is wrong with it now is an error. LoadError, ConfigError."""
+    if not is_remote(settings.repository):
+        folder = Path(settings.repository)
+        find_models(folder, settings.models, settings.versions)
+        return partial(_survey, settings, folder)
+    files = open_files(settings.repository, settings.storage)
+    mirror = Mirror(files, folder_for(settings.repository, settings.cache))
+    mirror.refresh_if_possible()
+    find_models(mirror.folder, settings.models, settings.versions)
+    return partial(_survey_mirror, settings, mirror)
+
+
+def _survey(settings: Settings, folder: Path, overrides: Mapping[str, str]) -> Survey:
+    return survey(folder, settings.models, settings.versions, overrides)
+
+
+def _survey_mirror(settings: Settings, mirror: Mirror, overrides: Mapping[str, str]) -> Survey:
+    mirror.refresh_if_possible()
+    return _survey(settings, mirror.folder, overrides)
+
+
+def _engine_cache(settings: Settings) -> Path | None:
+    """Return where TensorRT's engines are kept; None: beside each model."""
+    if settings.device != "tensorrt" or settings.cache is None:
+        return None
+    folder = settings.cache / "engines"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 async def listen(runner: web.ServerRunner, address: Address) -> Address:
@@ -76,16 +138,24 @@ async def listen(runner: web.ServerRunner, address: Address) -> Address:
 
 
 @asynccontextmanager
-async def speaking_grpc(settings: Settings, catalogue: Catalogue) -> AsyncIterator[None]:
+async def speaking_grpc(
+    settings: Settings, catalogue: Catalogue, repository: RepositoryApi
+) -> AsyncIterator[None]:
     """Speak gRPC, too, where the settings say so: registered while it does."""
     if settings.grpc_address is None:
         yield
         return
-    try:
-        from backends.kserve_v2_grpc import GrpcServer  # only where it is spoken: it loads slowly
+    try:  # only where it is spoken: it loads slowly
+        from backends.grpc_server import GrpcServer
+        from backends.kserve_v2_grpc import KServeV2Grpc
+        from backends.tensorflow_serving_grpc import TensorFlowServingGrpc
     except ImportError as e:
         raise LoadError(f"gRPC needs more packages: {e} (pip install 'headgate[serve]')") from e
-    server = GrpcServer(catalogue, distribution_version(), settings.max_body)
+    ready = asyncio.Event()
+    ready.set()
+    v2 = KServeV2Grpc(catalogue, ready, distribution_version(), repository)
+    tensorflow = TensorFlowServingGrpc(catalogue, ready)
+    server = GrpcServer((v2.handler(), *tensorflow.handlers()), ready, settings.max_body)
     listening = await server.start(settings.grpc_address)
     _log.info("speaking gRPC on %s", listening)
     lease = None

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from backends.repository import Choice
-from backends.strict_yaml import Seconds, Size
+from backends.card import VersionPolicy
+from backends.repository import ALL, Choice
+from backends.strict_yaml import Data, Seconds, Size
 
 TTL, DRAIN = Seconds(10.0), Seconds(10.0)
 MAX_BODY = Size(16 << 20)
@@ -66,14 +67,20 @@ class RegistrySettings:
 class Settings:
     """One server process."""
 
-    repository: Path = Path("models")  # the folder of models
+    repository: str = "models"  # the folder of models, or a URL that fsspec knows: s3://bucket/models
+    storage: Mapping[str, Data] = field(default_factory=dict)  # options of that URL's file system
+    cache: Path | None = None  # where a remote repository is copied to, and TensorRT's engines are kept
     models: tuple[Choice, ...] = ()  # NAME or NAME=VERSION; default: everything in the repository
+    versions: VersionPolicy = ALL  # all, latest N, specific N N …; of models whose card says nothing
+    poll: Seconds | None = None  # look for changes in the repository so often; default: never
+    control: bool = False  # clients may load and unload models (V2's repository API)
     address: Address = Address("127.0.0.1", 8500)  # where to listen
-    grpc_address: Address | None = None  # where KServe V2 over gRPC is spoken; default: nowhere
+    grpc_address: Address | None = None  # where gRPC is spoken (V2, TensorFlow Serving); default: nowhere
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)  # engine calls at the same time
     log_level: LogLevel = "info"  # of the log on stderr
     device: Device = "auto"  # where models run; auto: CUDA where it works, else CPU
     memory: Size | None = None  # of the process's own data, from the kernel's limit; default: none
+    half: bool = False  # TensorRT may compute in FP16
     gpu_memory: Size | None = None  # of ONNX Runtime's CUDA arena, per model version; default: none
     max_body: Size = MAX_BODY  # a longer request is answered 413
     drain: Seconds = DRAIN  # after SIGTERM, requests in flight have this long to finish
@@ -82,3 +89,5 @@ class Settings:
     def __post_init__(self) -> None:
         if self.threads < 1 or self.max_body < 1:
             raise ValueError("threads and max_body are at least 1")
+        if self.poll is not None and self.poll <= 0:
+            raise ValueError("poll is a time above zero")

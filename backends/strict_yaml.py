@@ -40,6 +40,8 @@ Data = NewType("Data", object)  # any YAML value as plain Python lists, dicts, n
 
 T = TypeVar("T")
 
+OVERRIDE = Path("override")  # what stands in for a file's name in errors of `load(over=…)`
+
 
 class _Entry(NamedTuple):
     """One key of a mapping: where it stands, and its value."""
@@ -86,20 +88,32 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(words)}"
 
 
-def load(kind: type[T], *paths: Path) -> T:
+def load(kind: type[T], *paths: Path, over: str = "") -> T:
     """Read `paths` into one `kind`; a key of a later file replaces the same key of an earlier one.
 
-    Raises ConfigError for an unreadable file, broken YAML, an unknown key, a wrong type or a missing
-    key.
+    over: YAML or JSON whose keys replace those of every file. Raises ConfigError for an unreadable file,
+    broken YAML, an unknown key, a wrong type or a missing key.
     """
     reader = _Reader()
     entries: _Entries = {}
     for path in paths:
-        entries.update(reader.top_level(path))
-    value = reader.build(kind, entries, paths[-1], line=1)
+        entries.update(reader.top_level(path, read_text(path)))
+    if over:
+        entries.update(reader.top_level(OVERRIDE, over))
+    value = reader.build(kind, entries, (OVERRIDE, *paths)[-1], line=1)
     if reader.faults:
         raise ConfigError("\n".join(reader.faults))
     return cast(T, value)
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text. ConfigError where it can't be read or isn't UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path}: not UTF-8") from e
 
 
 def _quantity(text: str, units: Mapping[str, float], expected: str) -> float:
@@ -121,14 +135,10 @@ class _Reader:
     def __init__(self) -> None:
         self.faults: list[str] = []
 
-    def top_level(self, path: Path) -> _Entries:
-        """Return the keys of the file's mapping; an empty file has none."""
+    def top_level(self, path: Path, text: str) -> _Entries:
+        """Return the keys of the text's mapping; an empty text has none."""
         try:
-            root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        except OSError as e:
-            raise ConfigError(f"{path}: {e.strerror}") from e
-        except UnicodeDecodeError as e:
-            raise ConfigError(f"{path}: not UTF-8") from e
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError as e:
             mark = getattr(e, "problem_mark", None)
             line = mark.line + 1 if mark is not None else 1

@@ -15,6 +15,10 @@ has not.
             -> {"outputs": value | {output: value}}
 
 The name of a single output is left out in both forms.
+
+KServe's V1 protocol is the row form at the same URLs, so both are spoken at once: `GET /v1/models` lists the
+models, and the status of a whole model says V1's `name` and `ready` beside TensorFlow Serving's
+`model_version_status`. `:explain` has nothing to answer it (501).
 """
 
 from __future__ import annotations
@@ -25,14 +29,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import orjson
 
-from backends.errors import BackendError, Invalid, MethodNotAllowed, NotFound
+from backends.catalogue import Catalogue
+from backends.errors import BackendError, Invalid, MethodNotAllowed, NotFound, Unsupported
 from backends.messages import Inference, Reply, parse_object, plain
-from backends.served import Catalogue, Served
+from backends.served import Served
 from backends.tensors import Array, Tensors, TensorSpec
 from backends.validation import Validator, to_tensor
 
@@ -41,14 +46,14 @@ SIGNATURE = "serving_default"
 ROW, COLUMN = "row", "column"
 
 _URL = re.compile(
-    r"/v1/models/([^/:]+)(?:/versions/([0-9]+)|/labels/([^/:]+))?(?:/(metadata)|:(predict|classify|regress))?",
+    r"/v1/models/([^/:]+)(?:/versions/([0-9]+)|/labels/([^/:]+))?(?:/(metadata)|:(predict|classify|regress|explain))?",
     re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What a URL names. verb: "", metadata, predict, classify or regress."""
+    """What a URL names. verb: "", metadata, predict, classify, regress or explain."""
 
     name: str
     version: str | None
@@ -68,18 +73,26 @@ class TensorFlowServing:
 
     def get(self, path: str, ready: bool) -> Reply:
         """Answer status and metadata."""
+        if path.lower() == PREFIX:  # KServe V1
+            return _reply({"models": self._catalogue.names()})
         target = _parse("GET", path)
         if target.verb not in ("", "metadata"):
             raise MethodNotAllowed("POST")
         if target.verb == "metadata":
             return _reply(_metadata(self._catalogue.find(target.name, target.version, target.label)))
-        return _reply({"model_version_status": self._status(target, ready)})
+        states = self._status(target, ready)
+        if target.version is not None or target.label is not None:
+            return _reply({"model_version_status": states})
+        usable = any(state["state"] == "AVAILABLE" for state in states)
+        return _reply({"name": target.name, "ready": usable, "model_version_status": states})
 
     def find(self, path: str) -> Served:
         """Return the model version of a predict URL."""
         target = _parse("POST", path)
         if target.verb in ("", "metadata"):
             raise MethodNotAllowed("GET")
+        if target.verb == "explain":
+            raise Unsupported("no explainer is served here")
         if target.verb != "predict":
             raise Invalid(
                 f"{target.verb} needs a tf.Example signature, which this model has not; use :predict"
@@ -92,7 +105,7 @@ class TensorFlowServing:
         failed = {
             version: reason
             for (name, version), reason in self._catalogue.failed.items()
-            if name == target.name
+            if name == target.name and self._catalogue.get((name, version)) is None
         }
         if target.version is not None and target.version in failed:
             return [_state(target.version, "END", "FAILED_PRECONDITION", "the version failed its checks")]
@@ -151,6 +164,10 @@ class TensorFlowServing:
         """Write `{"error": message}`."""
         return Reply(error.status, orjson.dumps({"error": str(error)}))
 
+    def locate(self, name: str, version: str) -> str:
+        """Return the model's URL."""
+        return f"{PREFIX}/{quote(name, safe='')}" + (f"/versions/{version}" if version else "")
+
 
 def _parse(method: str, path: str) -> _Target:
     match = _URL.fullmatch(path)
@@ -165,7 +182,7 @@ def _state(version: str, state: str, code: str, message: str) -> dict[str, objec
 
 
 def _metadata(served: Served) -> dict[str, object]:
-    signature = served.engine.signature
+    signature = served.signature
     default = {
         "inputs": {spec.name: _tensor_info(spec) for spec in signature.inputs},
         "outputs": {spec.name: _tensor_info(spec) for spec in signature.outputs},

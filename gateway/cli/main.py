@@ -20,6 +20,7 @@ from gateway.cli import (
     endpoints,
     explain,
     keys,
+    models,
     overrides,
     predict,
     purge,
@@ -29,7 +30,21 @@ from gateway.cli import (
 )
 from gateway.runtime.form import form
 
-COMMANDS = (serve, demo, check, diff, explain, endpoints, keys, register, overrides, predict, purge, releases)
+COMMANDS = (
+    serve,
+    demo,
+    check,
+    diff,
+    explain,
+    endpoints,
+    keys,
+    models,
+    register,
+    overrides,
+    predict,
+    purge,
+    releases,
+)
 
 
 def parser() -> argparse.ArgumentParser:

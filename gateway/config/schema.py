@@ -32,15 +32,36 @@ Speaks = Literal[
     "tensorflow-serving",
     "tensorflow-serving-grpc",
     "torchserve-grpc",
+    "kserve-v1",
+    "torchserve",
+    "multi-model-server",
+    "paddle-pipeline",
+    "paddle-pipeline-grpc",
     "http",
     "grpc",
 ]
 Failure = Literal["local", "open", "closed"]
 
 _GRPC_PATTERN = re.compile(r"[A-Za-z0-9_.*]+(?:/[A-Za-z0-9_*]+)?")
+_TENSOR = (
+    r"\s*[^\s:,\[\]]+\s*:\s*(?:BOOL|U?INT(?:8|16|32|64)|FP(?:16|32|64)|BYTES)"
+    r"\s*\[(?:\.\.\.|(?:\s*(?:-1|\d{1,9})\s*(?:,\s*(?:-1|\d{1,9})\s*)*)?)\]\s*"
+)
+_SIGNATURE = re.compile(f"{_TENSOR}(?:,{_TENSOR})*->{_TENSOR}(?:,{_TENSOR})*")
 _CERTIFICATE_NAME = re.compile(r"(?:[A-Za-z0-9.]+=|DNS:|URI:|email:|IP:).+")
 _KIB = 1024
 _MIB = 1024 * 1024
+
+
+def _check_signature(text: str) -> None:
+    """ValueError unless the text is one that dialects/metadata.py reads."""
+    if _SIGNATURE.fullmatch(text) is None:
+        raise ValueError(f"expected e.g. input: FP32[-1,64] -> label: INT64[-1], found {text!r}")
+    for side in text.split("->"):
+        names = re.findall(r"([^\s:,\[\]]+)\s*:", side)
+        if len(set(names)) < len(names):
+            raise ValueError(f"expected tensors of different names, found {text!r}")
+
 
 # Where it listens and what it leans on
 
@@ -395,10 +416,17 @@ class PoolConfig:
     model: str | None = setting(
         None, "the model's name upstream, where it isn't the endpoint's", example="digits"
     )
+    signature: str | None = setting(
+        None,
+        "the model's tensors, where its server tells none (torchserve, multi-model-server, paddle)",
+        example="input: FP32[-1,64] -> label: INT64[-1]",
+    )
     verbs: Verbs = internal({})
     origin: Origin = internal(Origin(), compare=False)
 
     def __post_init__(self) -> None:
+        if self.signature is not None:
+            _check_signature(self.signature)
         said = [name for name in ("find", "instances", "graph") if getattr(self, name)]
         if len(said) != 1:
             raise ValueError(

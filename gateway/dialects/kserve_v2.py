@@ -39,7 +39,8 @@ from gateway.dialects.errors import (
     InvalidPrediction,
 )
 from gateway.dialects.json_text import read_json, write_json
-from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, TensorSpec, dimension, explain
+from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, explain
+from gateway.dialects.open_inference import describe_model, read_model
 from gateway.dialects.protocol import (
     GETS,
     JSON_TYPE,
@@ -102,6 +103,11 @@ class KServeV2(OverHttp):
     def name(self) -> str:
         """The word for it in a policy's `speaks:`."""
         return "kserve-v2"
+
+    @property
+    def is_typed(self) -> bool:
+        """Tensors say their names and datatypes."""
+        return True
 
     def __repr__(self) -> str:
         return "<Dialect kserve-v2>"
@@ -226,27 +232,13 @@ class KServeV2(OverHttp):
 
     def read_metadata(self, body: bytes) -> Metadata:
         """Read inputs, outputs and versions (null and absent mean: not said)."""
-        document = require_object(read_json(body))
-        versions = document.get("versions")
-        if versions is None:
-            versions = []
-        if type(versions) is not list or not all(type(version) in (str, int) for version in versions):
-            raise InvalidPrediction(MALFORMED_REQUEST, "'versions' must be a list of strings")
-        signature = Signature(_specs(document, "inputs"), _specs(document, "outputs"))
-        return Metadata(signature, tuple(map(str, versions)))
+        return read_model(body)
 
     def write_metadata(
         self, model: str, versions: Sequence[str], signature: Signature, version: str = ""
     ) -> tuple[Headers, bytes]:
         """Describe the default signature; the protocol has no place for others."""
-        document = {
-            "name": model,
-            "versions": list(versions),
-            "platform": "",
-            "inputs": [_describe(spec) for spec in signature.inputs],
-            "outputs": [_describe(spec) for spec in signature.outputs],
-        }
-        return [JSON_TYPE], write_json(document)
+        return [JSON_TYPE], write_json(describe_model(model, versions, signature))
 
     def write_status(self, target: Target, states: Sequence[VersionState]) -> Answer:
         """Answer READY.
@@ -441,24 +433,6 @@ def _optional_text(document: Mapping[str, object], key: str) -> str | None:
     return None if value is None else require_text(f"'{key}'", value)
 
 
-def _specs(document: Mapping[str, object], key: str) -> tuple[TensorSpec, ...]:
-    listed = document.get(key)
-    if type(listed) is not list:
-        raise InvalidPrediction(MALFORMED_REQUEST, f"the metadata has no list of '{key}'")
-    return tuple(_spec(require_object(each)) for each in listed)
-
-
-def _spec(each: dict[str, object]) -> TensorSpec:
-    name = require_text("a tensor's name", each.get("name"))
-    dtype = each.get("datatype")
-    if type(dtype) is not str or dtype not in _DTYPES:
-        raise InvalidPrediction(WRONG_DTYPE, f"{name!r} has the unsupported datatype {dtype!r:.40}")
-    shape = each.get("shape")
-    if type(shape) is not list:
-        raise InvalidPrediction(MALFORMED_REQUEST, f"the shape of {name!r} is malformed")
-    return TensorSpec(name, dtype, tuple(dimension(name, dim) for dim in shape))
-
-
 # Writing
 
 
@@ -504,8 +478,3 @@ def _write_binary(document: dict[str, object], outputs: tuple[Tensor, ...]) -> t
     head = write_json(document)
     headers = [(b"content-type", b"application/octet-stream"), (JSON_LENGTH, b"%d" % len(head))]
     return headers, head + b"".join(raws)
-
-
-def _describe(spec: TensorSpec) -> dict[str, object]:
-    shape = [-1] if spec.shape is None else list(spec.shape)  # the protocol has no word for any rank
-    return {"name": spec.name, "datatype": spec.dtype, "shape": shape}

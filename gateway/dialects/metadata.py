@@ -20,7 +20,7 @@ from gateway.dialects.errors import (
     WRONG_SHAPE,
     InvalidPrediction,
 )
-from gateway.dialects.tensors import InferRequest
+from gateway.dialects.tensors import DTYPES, InferRequest
 
 DEFAULT_SIGNATURE: Final = "serving_default"
 
@@ -88,6 +88,34 @@ class Metadata:
 
     signature: Signature
     versions: tuple[str, ...] = ()
+
+
+def parse_signature(text: str) -> Signature:
+    """Read what `Signature.render` writes: `input: FP32[-1,64] -> label: INT64[-1]`; ValueError otherwise."""
+    inputs, arrow, outputs = text.partition("->")
+    if not arrow:
+        raise ValueError("expected INPUTS -> OUTPUTS")
+    return Signature(_parse_specs(inputs), _parse_specs(outputs))
+
+
+_SPEC: Final = re.compile(r"\s*([^\s:,\[\]]+)\s*:\s*([A-Z0-9]+)\s*\[([-0-9,\s]*|\.\.\.)\]\s*")
+
+
+def _parse_specs(text: str) -> tuple[TensorSpec, ...]:
+    specs: list[TensorSpec] = []
+    for part in re.split(r",(?![^\[]*\])", text):
+        match = _SPEC.fullmatch(part)
+        if match is None or match[2] not in DTYPES:
+            raise ValueError(f"expected e.g. `name: FP32[-1,64]`, found {part.strip()!r}")
+        dims = match[3].replace(" ", "")
+        try:
+            shape = None if dims == "..." else tuple(max(-1, int(dim)) for dim in dims.split(",") if dim)
+        except ValueError as wrong:
+            raise ValueError(
+                f"expected numbers for the dimensions of {match[1]!r}, found {dims!r}"
+            ) from wrong
+        specs.append(TensorSpec(match[1], match[2], shape))
+    return tuple(specs)
 
 
 def _list(specs: tuple[TensorSpec, ...]) -> str:

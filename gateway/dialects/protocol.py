@@ -110,6 +110,16 @@ class Dialect(Protocol):
         """Calls over HTTP/2, whose outcome stands in trailers."""
         ...
 
+    @property
+    def is_typed(self) -> bool:
+        """Whether its answers name tensors and datatypes; else they can't be read without a signature."""
+        ...
+
+    @property
+    def hides_failures(self) -> bool:
+        """Whether an answer that looks like a success may be none: its body tells (`succeeded`)."""
+        ...
+
     def recognise(self, method: bytes, path: bytes) -> Target | None:
         """Say what a request wants, or None when the URL is not of this dialect. path: without the query."""
         ...
@@ -170,6 +180,10 @@ class Dialect(Protocol):
         """
         ...
 
+    def is_ambiguous(self, status: int) -> bool:
+        """Whether only the body tells if this status means a failure or the client's mistake."""
+        ...
+
     def metadata_request(self, model: str, version: str | None) -> Call:
         """Ask a backend for a model's signature."""
         ...
@@ -215,6 +229,16 @@ class OverHttp:
         """Calls over HTTP/2, whose outcome stands in trailers."""
         return False
 
+    @property
+    def hides_failures(self) -> bool:
+        """A 200 is a prediction."""
+        return False
+
+    @property
+    def is_typed(self) -> bool:
+        """Most JSON has neither names nor datatypes."""
+        return False
+
     def locate(self, target: Target, headers: Headers, body: bytes) -> Target:
         """Return the target: its URL said it."""
         return target
@@ -228,6 +252,10 @@ class OverHttp:
     def succeeded(self, status: int, headers: Headers, body: bytes) -> bool:
         """Whether the status is 200."""
         return status == 200
+
+    def is_ambiguous(self, status: int) -> bool:
+        """500: Triton's parser, the KServe SDK and others say so of a client's mistake."""
+        return status == 500
 
 
 JSON_TYPE: Final = (b"content-type", b"application/json")

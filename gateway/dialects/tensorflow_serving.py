@@ -20,21 +20,18 @@ health or the metadata of the server itself.
 from __future__ import annotations
 
 import re
-from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from typing import Final
 
 from gateway.dialects.errors import (
     MALFORMED_REQUEST,
     SIGNATURE_UNKNOWN,
-    WRONG_DTYPE,
-    WRONG_NAME,
-    WRONG_SHAPE,
     BackendError,
     InvalidPrediction,
 )
-from gateway.dialects.json_text import read_json, write_json, write_non_finite
-from gateway.dialects.metadata import Metadata, Signature, TensorSpec, explain
+from gateway.dialects.json_text import read_json, write_json
+from gateway.dialects.json_values import read_columns, read_rows, rows_of, write_values
+from gateway.dialects.metadata import Metadata, Signature, explain
 from gateway.dialects.protocol import (
     GETS,
     JSON_TYPE,
@@ -55,16 +52,10 @@ from gateway.dialects.protocol import (
 )
 from gateway.dialects.signature_def import read_metadata, write_metadata
 from gateway.dialects.tensors import (
-    BYTES,
     NOTHING,
     InferRequest,
     InferResponse,
     Style,
-    Tensor,
-    is_finite,
-    nest,
-    numbers,
-    unnest,
 )
 from gateway.http.message import Headers
 
@@ -149,9 +140,9 @@ class TensorFlowServing(OverHttp):
         chosen = signature.named(asked)
         try:
             if by_row:
-                inputs = _read_rows("instances", document["instances"], chosen.inputs)
+                inputs = read_rows("instances", document["instances"], chosen.inputs)
             else:
-                inputs = _read_columns(document["inputs"], chosen.inputs)
+                inputs = read_columns(document["inputs"], chosen.inputs)
         except InvalidPrediction as error:
             raise explain(error, chosen) from None
         style: Style = "row" if by_row else "column"
@@ -166,7 +157,7 @@ class TensorFlowServing(OverHttp):
         if infer.signature:
             document["signature_name"] = infer.signature
         document["inputs"] = {tensor.name: tensor for tensor in infer.inputs}
-        body = _write(document, infer.inputs)
+        body = write_values(document, infer.inputs)
         return Call(b"POST", _model_path(model, version) + b":predict", [JSON_TYPE], body)
 
     # The response
@@ -177,9 +168,9 @@ class TensorFlowServing(OverHttp):
         if signature is None:
             raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
         if "predictions" in document:
-            outputs = _read_rows("predictions", document["predictions"], signature.outputs)
+            outputs = read_rows("predictions", document["predictions"], signature.outputs)
         elif "outputs" in document:
-            outputs = _read_columns(document["outputs"], signature.outputs)
+            outputs = read_columns(document["outputs"], signature.outputs)
         else:
             raise InvalidPrediction(MALFORMED_REQUEST, "the answer has neither 'predictions' nor 'outputs'")
         return InferResponse(None, "", "", outputs, NOTHING)
@@ -192,10 +183,10 @@ class TensorFlowServing(OverHttp):
         outputs = wanted(response, request)
         document: dict[str, object]
         if request.style == "row":
-            document = {"predictions": _rows(outputs)}
+            document = {"predictions": rows_of(outputs)}
         else:
             document = {"outputs": outputs[0] if len(outputs) == 1 else {each.name: each for each in outputs}}
-        return [JSON_TYPE], _write(document, outputs)
+        return [JSON_TYPE], write_values(document, outputs)
 
     # Errors
 
@@ -268,136 +259,3 @@ class TensorFlowServing(OverHttp):
 def _model_path(model: str, version: str | None) -> bytes:
     path = b"/v1/models/" + encode_name(model)
     return path if version is None else path + b"/versions/" + encode_name(version)
-
-
-# From JSON to tensors
-
-
-def _is_bytes(value: object) -> bool:
-    """Whether an object is `{"b64": "..."}`, a value and not a set of named values."""
-    return type(value) is dict and len(value) == 1 and type(value.get("b64")) is str
-
-
-def _is_named(value: object) -> bool:
-    return type(value) is dict and not _is_bytes(value)
-
-
-def _read_rows(key: str, values: object, specs: tuple[TensorSpec, ...]) -> tuple[Tensor, ...]:
-    if type(values) is not list:
-        raise InvalidPrediction(MALFORMED_REQUEST, f"'{key}' must be a list")
-    if not values:
-        return tuple(_tensor(spec, []) for spec in specs)
-    if not _is_named(values[0]):
-        return (_tensor(_only(specs), values),)
-    names = list(values[0])
-    for row, value in enumerate(values):
-        if not _is_named(value) or value.keys() != values[0].keys():
-            raise InvalidPrediction(WRONG_NAME, f"'{key}'[{row}] has not the members that '{key}'[0] has")
-    chosen = _choose(names, specs)
-    return tuple(_tensor(spec, [value[spec.name] for value in values]) for spec in chosen)
-
-
-def _read_columns(value: object, specs: tuple[TensorSpec, ...]) -> tuple[Tensor, ...]:
-    if type(value) is dict and not _is_bytes(value):
-        return tuple(_tensor(spec, value[spec.name]) for spec in _choose(list(value), specs))
-    return (_tensor(_only(specs), value),)
-
-
-def _only(specs: tuple[TensorSpec, ...]) -> TensorSpec:
-    if len(specs) != 1:
-        raise InvalidPrediction(WRONG_NAME, f"a value without a name stands where {len(specs)} are declared")
-    return specs[0]
-
-
-def _choose(names: list[str], specs: tuple[TensorSpec, ...]) -> list[TensorSpec]:
-    """The declared tensors that were given, in the order declared.
-
-    Raises wrong_name for an undeclared one.
-    """
-    chosen = [spec for spec in specs if spec.name in names]
-    if len(chosen) < len(names):
-        declared = {spec.name for spec in specs}
-        stray = next(name for name in names if name not in declared)
-        raise InvalidPrediction(WRONG_NAME, f"the model has no {stray!r}")
-    return chosen
-
-
-def _tensor(spec: TensorSpec, value: object) -> Tensor:
-    shape, flat = unnest(spec.name, value)
-    if not flat and spec.shape is not None and len(shape) < len(spec.shape):
-        shape += tuple(max(dim, 0) for dim in spec.shape[len(shape) :])
-    if spec.dtype == BYTES:
-        return Tensor(spec.name, BYTES, shape, [_bytes(spec.name, each) for each in flat])
-    return Tensor(spec.name, spec.dtype, shape, numbers(spec.name, spec.dtype, shape, flat))
-
-
-def _bytes(name: str, value: object) -> bytes:
-    if type(value) is str:
-        return value.encode()
-    if type(value) is dict and _is_bytes(value):
-        try:
-            return b64decode(value["b64"], validate=True)
-        except ValueError as refusal:  # binascii.Error is one; non-ASCII text another
-            raise InvalidPrediction(WRONG_DTYPE, f"{name!r} holds malformed base64") from refusal
-    if type(value) is list:
-        raise InvalidPrediction(WRONG_SHAPE, f"{name!r} is ragged: lists and values stand side by side")
-    raise InvalidPrediction(WRONG_DTYPE, f'{name!r} is BYTES; give text or {{"b64": "..."}}')
-
-
-# From tensors to JSON
-
-
-def _write(document: dict[str, object], tensors: Sequence[Tensor]) -> bytes:
-    """Write a document in which tensors stand for their values."""
-    finite = all(map(is_finite, tensors))
-    resolved = {key: _resolve(value, finite) for key, value in document.items()}
-    return write_json(resolved) if finite else write_non_finite(resolved)
-
-
-def _resolve(value: object, finite: bool) -> object:
-    """Replace tensors by values that the JSON writer takes: arrays while all is finite, else plain lists."""
-    if isinstance(value, Tensor):
-        return _value(value, finite)
-    if isinstance(value, _Rows):
-        names = [tensor.name for tensor in value.tensors]
-        columns = [_value(tensor, finite) for tensor in value.tensors]
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-    if type(value) is dict:
-        return {name: _resolve(inner, finite) for name, inner in value.items()}
-    return value
-
-
-def _value(tensor: Tensor, finite: bool) -> object:
-    data = tensor.data
-    if isinstance(data, list):
-        binary = tensor.name.endswith("_bytes")
-        return nest([_text(element, binary) for element in data], tensor.shape)
-    return data if finite and tensor.shape else data.tolist()
-
-
-def _text(element: bytes, binary: bool) -> object:
-    """Plain text where it is text, base64 where it is not, and always for names that end in `_bytes`."""
-    if not binary:
-        try:
-            return element.decode()
-        except UnicodeDecodeError:
-            pass
-    return {"b64": b64encode(element).decode()}
-
-
-class _Rows:
-    """Several outputs to be written row by row."""
-
-    __slots__ = ("tensors",)
-
-    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
-        self.tensors = tensors
-
-
-def _rows(outputs: tuple[Tensor, ...]) -> object:
-    lengths = {tensor.shape[0] if tensor.shape else -1 for tensor in outputs}
-    if len(lengths) != 1 or -1 in lengths:
-        raise InvalidPrediction(
-            WRONG_SHAPE, "the outputs share no first dimension, so they have no rows; ask in column form"
-        )
-    return outputs[0] if len(outputs) == 1 else _Rows(outputs)

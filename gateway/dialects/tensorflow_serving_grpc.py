@@ -66,6 +66,16 @@ class TensorFlowServingGrpc:
         """Calls over HTTP/2, whose outcome stands in trailers."""
         return True
 
+    @property
+    def hides_failures(self) -> bool:
+        """OK is a prediction."""
+        return False
+
+    @property
+    def is_typed(self) -> bool:
+        """Tensors say their names and datatypes."""
+        return True
+
     def __repr__(self) -> str:
         return "<Dialect tensorflow-serving-grpc>"
 
@@ -200,6 +210,10 @@ class TensorFlowServingGrpc:
     def read_error(self, status: int, headers: Headers, body: bytes) -> BackendError:
         """Understand `grpc-status` and `grpc-message`."""
         return read_error(status, headers)
+
+    def is_ambiguous(self, status: int) -> bool:
+        """Never by its HTTP status: trailers tell, and their words."""
+        return False
 
     # About models
 

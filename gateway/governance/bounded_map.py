@@ -1,8 +1,8 @@
 """A map bounded in bytes, which keeps what will be asked for again, and finds entries by tag.
 
 What is kept is eviction.py's business, and which of its ways suits the traffic shadows.py's, which come to
-life when something has to leave for the first time: a cache in which everything has room needs none. They
-cost, for the sampled keys, four small maps of keys: an eighth of the entries (four times 512 at least).
+life when an eighth of the room is taken: a cache that stays emptier needs none. They cost, for the sampled
+keys, four small maps of keys: an eighth of the entries (four times 512 at least).
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class BoundedMap(Queues[V]):
             self.insert(entry)
             if not entry.hashed & self._unsampled:
                 self._play(entry)
+            elif self._shadows is None and self.size * 8 > self.capacity:
+                self._shadow(FIRST)
         else:
             self._untag(entry)
             entry.value, entry.tags = value, tuple(tags)
@@ -113,10 +115,8 @@ class BoundedMap(Queues[V]):
                 del self._tags[tag]
 
     def on_evicted(self, entry: Entry[V]) -> None:
-        """An entry had to leave: its tags go, too; the first one wakes the shadows."""
+        """An entry had to leave: its tags go, too."""
         self._untag(entry)
-        if self._shadows is None:
-            self._shadow(FIRST)
 
     # Learning
 
@@ -130,11 +130,15 @@ class BoundedMap(Queues[V]):
         if shadows.chosen != before:
             self.changes += 1
             self.share(SHARES[shadows.chosen])
-        if abs(sample_of(len(self._entries)) - shadows.power) > 1:
+        if abs(sample_of(self._full()) - shadows.power) > 1:
             self._shadow(shadows.chosen)  # entries are far more or far fewer than they were
 
+    def _full(self) -> int:
+        """Return how many entries it has when it is full."""
+        return len(self._entries) * self.capacity // max(1, self.size)
+
     def _shadow(self, chosen: int) -> None:
-        power = sample_of(len(self._entries))
+        power = sample_of(self._full())
         self._shadows = Shadows(self.capacity, power, chosen)
         self._unsampled = ((1 << power) - 1) << 27
 

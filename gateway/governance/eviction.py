@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, Generic, TypeVar
 
-from gateway.governance.frequency import MOST, Sketch
+from gateway.governance.frequency import MOST, STRIPES, Sketch
 
 V = TypeVar("V")
 
@@ -105,7 +105,7 @@ class Queues(Generic[V]):
         if entry is None:
             return None
         entry.seen = True
-        if entry.epoch != self._sketch.epoch:
+        if entry.epoch != self._sketch.epochs[entry.hashed % STRIPES]:
             self._halve(entry)
         if entry.asked < MOST:
             entry.asked += 1
@@ -120,7 +120,7 @@ class Queues(Generic[V]):
         if self._requests >= self._due:
             self._age()
         entry.asked = min(MOST, self._sketch.estimate(entry.hashed) + 1)
-        entry.epoch = self._sketch.epoch
+        entry.epoch = self._sketch.epochs[entry.hashed % STRIPES]
         self._entries[entry.key] = entry
         self._window.append(entry)
         self._window_size += entry.size
@@ -205,17 +205,17 @@ class Queues(Generic[V]):
 
     def _beats(self, entry: Entry[V], room: int) -> bool:
         """Make room in main if the entry is asked for more often than all who would have to go."""
-        left = self._asked(entry)
-        if left < 2:
+        asked = self._asked(entry)
+        if asked < 2:
             return False
         victims: list[Entry[V]] = []
-        freed = 0
+        theirs = freed = 0
         while self._main_size - freed + entry.size > room:
             victim = self._next(self._main, _MAIN)
             victims.append(victim)
             freed += victim.size
-            left -= max(1, self._asked(victim))
-            if left <= 0:
+            theirs += max(1, self._asked(victim))
+            if asked <= theirs + (theirs > 1):  # by two: in a loop everybody's turn comes once more, in turn
                 self._main.extendleft(reversed(victims))
                 return False
         for victim in victims:
@@ -230,20 +230,21 @@ class Queues(Generic[V]):
     # Counting
 
     def _asked(self, entry: Entry[V]) -> int:
-        if entry.epoch != self._sketch.epoch:
+        if entry.epoch != self._sketch.epochs[entry.hashed % STRIPES]:
             self._halve(entry)
         return entry.asked
 
     def _halve(self, entry: Entry[V]) -> None:
         """Count the epochs that went by since the entry was last looked at."""
-        entry.asked >>= min(8, self._sketch.epoch - entry.epoch)
-        entry.epoch = self._sketch.epoch
+        epoch = self._sketch.epochs[entry.hashed % STRIPES]
+        entry.asked >>= min(8, epoch - entry.epoch)
+        entry.epoch = epoch
 
     def _age(self) -> None:
         self._requests = 0
         self._sketch.fit(len(self._entries))
         self._sketch.age()
-        self._due = max(64, EPOCH * len(self._entries) // 16)
+        self._due = max(64, EPOCH * len(self._entries) // STRIPES)
 
     def __repr__(self) -> str:
         share = 100 * self._window_limit // self.capacity

@@ -213,7 +213,7 @@ class FairQueue(Generic[T]):
                 calls.popleft()
             elif now + tail > first.deadline:
                 self._drop(first, Dropped.LATE)
-            elif now - first.arrived <= self.old * (first.deadline - first.arrived):
+            elif now - first.arrived <= self.old * (first.deadline - tail - first.arrived):
                 return calls.popleft()
             else:
                 newest = calls.pop()

@@ -7,8 +7,7 @@ small differences between them count. The sample is as large as a shadow of `FEW
 thirty-second at least.
 
 Hits are counted in rounds of as many sampled requests as a shadow has entries; older rounds count less, each
-by a quarter. Another share is taken when it hits more by `MARGIN`, and not before the shadows are warm: what
-one changes to has to be refilled.
+by two fifths. Another share is taken when it hits more by `MARGIN`: what one changes to has to be refilled.
 
 Sources: Waldspurger et al., USENIX ATC'17 (miniature simulations); the same, FAST'15 (SHARDS: sampling by
 hash); Einziger et al., Middleware'18 (which window a cache needs).
@@ -24,7 +23,7 @@ SHARES: Final = (0.01, 0.1, 0.4, 1.0)
 FEW: Final = 256  # entries of a shadow, at least, where the cache has so many
 LEAST_SHARE: Final = 5  # a sample is one key in 2 to this power, at least
 MARGIN: Final = 0.01  # of all requests: hits more
-KEEP: Final = 0.75  # of what a round counted when the next one is over
+KEEP: Final = 0.6  # of what a round counted when the next one is over
 
 
 def sample_of(entries: int) -> int:
@@ -67,7 +66,7 @@ class Shadows:
             self._hits[index] = 0
         self._asked = 0
         self._rounds += 1
-        known = 1 - KEEP**self._rounds  # of a whole score; the first round found the shadows empty
+        known = 1 - KEEP**self._rounds  # of a whole score
         best = max(range(len(SHARES)), key=self._scores.__getitem__)
         if self._rounds > 1 and self._scores[best] > self._scores[self.chosen] + MARGIN * known:
             self.chosen = best

@@ -39,7 +39,7 @@ _NOT_SENT: Final = _CONNECTION_FIELDS | {b"content-length", b"host", b"te"}
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]++")
 _METHOD = re.compile(rb"[A-Z]++(?:-[A-Z]++)*+")
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
-_PROTOCOL = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")  # as Upgrade names them
+_PROTOCOL = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}(?:/[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32})?")
 _CONTROLS: Final = bytes(code for code in range(0x20) if code != 0x09) + b"\x7f"
 _UNSAFE: Final = b"\0\r\n"
 _KNOWN_BOUND: Final = 2048

@@ -669,11 +669,13 @@ class Machine:
         stream = self._streams.get(stream_id)
         return stream is not None and not stream.local_ended
 
-    def reset_stream(self, stream_id: int, code: int) -> None:
-        """End a stream now. One that is closed stays as it is."""
-        if stream_id in self._streams:
-            self._close(stream_id, _BY_US)
-            self._out.append(rst_stream(stream_id, code))
+    def reset_stream(self, stream_id: int, code: int) -> bool:
+        """End a stream now. False: it was closed already."""
+        if stream_id not in self._streams:
+            return False
+        self._close(stream_id, _BY_US)
+        self._out.append(rst_stream(stream_id, code))
+        return True
 
     def acknowledge(self, size: int, stream_id: int) -> None:
         """Let the peer send as much again: what it sent has been handed on."""

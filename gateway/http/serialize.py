@@ -12,7 +12,7 @@ from http.client import responses as _reasons
 from typing import Final
 
 from gateway.http.framing import LAST_CHUNK
-from gateway.http.message import Headers, Request, Response, find
+from gateway.http.message import Headers, Request, Response, find, find_all
 from gateway.http.usual import CHUNKED, NO_LENGTH
 from gateway.http.usual import write_request as _write_request
 from gateway.http.usual import write_response as _write_response
@@ -105,7 +105,7 @@ def write_response_head(
     (RFC 9110 §6.6.1). Raises UnsafeField.
     """
     headers = response.headers
-    if _write_response is not None:
+    if _write_response is not None and response.status != 426:
         announced = CHUNKED if chunked else NO_LENGTH if length is None else length
         line = _STATUS_LINES[response.status]
         written = _write_response(line, headers, announced, connection, date, content)
@@ -116,6 +116,11 @@ def write_response_head(
     lines += [b": ".join(field) for field in headers if field[0] not in left_out]
     if date and find(headers, b"date") is None:
         lines.append(b"date: " + date)
+    if response.status == 426:  # RFC 9110 §15.5.22, §7.8
+        protocols = b", ".join(find_all(headers, b"upgrade"))
+        if protocols:
+            lines.append(b"upgrade: " + protocols)
+            connection = b"upgrade, " + connection if connection else b"upgrade"
     if connection:
         lines.append(b"connection: " + connection)
     if chunked:

@@ -30,6 +30,8 @@ from gateway.pipeline.ports import Downstream
 from gateway.pipeline.tries import Tries
 from gateway.pipeline.tunnel import Tunnel
 
+ERROR_LIMIT = 64 * 1024  # bytes of an error that is read whole, because only it says who is to blame
+
 
 class Bodies(Asker):
     """The bytes of one exchange."""
@@ -131,6 +133,8 @@ class Bodies(Asker):
             self._head = response
             limit = self._forward.answer_limit
             bound = limit or (0 if is_stream(response) else self.ctx.want_whole)
+            if not bound and response.status >= 500 and self.ctx.pool is not None:
+                bound = ERROR_LIMIT if self.ctx.pool.must_be_read(response) else 0
             if bound and (response.length is None or response.length <= bound):
                 self._whole = response
                 self._kept = Kept(bound)

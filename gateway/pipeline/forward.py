@@ -10,7 +10,7 @@ identity fields are added.
 from __future__ import annotations
 
 from gateway.dialects.catalogue import BY_NAME
-from gateway.dialects.errors import InvalidPrediction
+from gateway.dialects.errors import SIGNATURE_UNKNOWN, InvalidPrediction
 from gateway.dialects.grpc_errors import read_error
 from gateway.dialects.metadata import Signature
 from gateway.dialects.protocol import Dialect, Operation
@@ -18,7 +18,7 @@ from gateway.dialects.tensors import InferRequest
 from gateway.http.forwarded import FORWARDED_FIELDS
 from gateway.http.grpc import Status, status_of, trailers_only
 from gateway.http.hop_by_hop import HOP_BY_HOP, Passing, end_to_end, one_hop_less
-from gateway.http.message import Headers, Request, Response
+from gateway.http.message import Headers, Request, Response, find_all
 from gateway.http.trailers import announced
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import Refusal, UpstreamUnreadable
@@ -37,8 +37,11 @@ class Forward:
         self.answer_limit = answer_limit
 
     def back(self, response: Response) -> Response:
-        """Return the answer as the client gets it."""
+        """Return the answer as the client gets it; 426 must say which protocols (RFC 9110 §15.5.22)."""
+        wanted = find_all(response.headers, b"upgrade") if response.status == 426 else None
         response.headers = end_to_end(response.headers)
+        if wanted:
+            response.headers.append((b"upgrade", b", ".join(wanted)))
         return response
 
 
@@ -148,6 +151,9 @@ def forward(ctx: Context, pool: Pool, signatures: Signatures) -> Eventual[Forwar
 def _write(ctx: Context, pool: Pool, infer: InferRequest, signature: Signature | None) -> Forward | Refusal:
     theirs = BY_NAME[pool.speaks]
     version = _version_upstream(ctx, pool)
+    if signature is None and not theirs.is_typed:
+        unknown = InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
+        return refuse_invalid(unknown, None)  # the answer could not be read: don't ask for it
     try:
         method, path, headers, body = theirs.write_request(infer, pool.model or infer.model, version)
     except InvalidPrediction as wrong:

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from math import inf
 
 from gateway.dialects.catalogue import BY_NAME
+from gateway.dialects.metadata import parse_signature
 from gateway.governance.affinity import Affinity
 from gateway.governance.breaker import Breaker, BreakerSettings, Permit, State
+from gateway.governance.concurrency import AdaptiveLimit
 from gateway.governance.ejection import Ejector
 from gateway.governance.ewma import Ewma
 from gateway.governance.hedging import Hedging
 from gateway.governance.laggards import Laggards
-from gateway.governance.overload import AdaptiveLimit
 from gateway.governance.picker import ConsistentHash, LeastCost, Picker, RoundRobin, TwoChoices, subset
 from gateway.governance.retry_budget import RetryBudget
 from gateway.http.grpc import BLAMING, Status, status_of
@@ -224,6 +225,7 @@ class Pool:
         "_hashes",
         "_ids",
         "_laggards",
+        "_learns_time",
         "_limit",
         "_salt",
         "_waits",
@@ -231,6 +233,7 @@ class Pool:
         "chance",
         "front",
         "hedging",
+        "hides_failures",
         "http2",
         "in_flight",
         "is_graph",
@@ -243,6 +246,7 @@ class Pool:
         "reports",
         "retry_budget",
         "settings",
+        "signature",
         "speaks",
         "version",
     )
@@ -257,6 +261,7 @@ class Pool:
         model: str = "",
         version: str = "",
         http2: bool = False,
+        signature: str = "",
     ) -> None:
         self.name = name
         self.is_graph = False  # it asks other pools (graphs.py)
@@ -266,7 +271,9 @@ class Pool:
         self._full = Full(name)
         self._waits = settings.queue.size != 0
         self.is_grpc = speaks == "grpc" or (speaks in BY_NAME and BY_NAME[speaks].is_grpc)
+        self.hides_failures = speaks in BY_NAME and BY_NAME[speaks].hides_failures
         self.http2 = http2 or self.is_grpc
+        self.signature = parse_signature(signature) if signature else None  # written in the policy
         self.model = model
         self.version = version
         self.per_try_timeout: float = settings.per_try_timeout.after
@@ -283,11 +290,13 @@ class Pool:
         near = settings.balance.affinity
         self._affinity = None if near is None else Affinity(near.kept, near.for_)
         self._salt = int(ids.chance() * 2**53) if settings.balance.subset else 0
+        target = settings.concurrency.target
         self._limit = (
             None
-            if settings.concurrency.target is None
-            else AdaptiveLimit(settings.concurrency.target, maximum=settings.concurrency.limit)
+            if target is None
+            else AdaptiveLimit(None if target == "auto" else target, maximum=settings.concurrency.limit)
         )
+        self._learns_time = target == "auto"
         self._ejector = Ejector(
             consecutive=settings.eject.consecutive,
             base=settings.eject.for_,
@@ -393,6 +402,8 @@ class Pool:
             return self._nobody(now, tried)
         instance.in_flight += 1
         self.in_flight += 1
+        if self._learns_time and self._limit is not None:
+            self._limit.give(ctx.deadline - now)
         return instance
 
     def _pick_warm(
@@ -476,6 +487,8 @@ class Pool:
 
     def judge(self, response: Response, ctx: Context) -> Outcome:
         """Say what an answer tells of the instance: bad input is never its failure (docs/serving.md)."""
+        if self.hides_failures and response.body is not None and response.status == 200:
+            return self._judge_hidden(response)
         if self.is_grpc:
             return self._judge_call(response)
         if response.status < 500:
@@ -495,10 +508,29 @@ class Pool:
                 return SUCCESS
         return outcome
 
+    def _judge_hidden(self, response: Response) -> Outcome:
+        """Say what a whole answer tells of which only the body says whether it is a success."""
+        dialect = BY_NAME[self.speaks]
+        said = response.headers if response.trailers is None else response.headers + response.trailers
+        body = response.body or b""
+        if dialect.succeeded(200, said, body):
+            return SUCCESS
+        return Outcome.FAILURE if dialect.read_error(200, said, body).kind.blames_instance else SUCCESS
+
+    def must_be_read(self, response: Response) -> bool:
+        """Tell whether an answer's outcome can't be known before its body is: whose mistake was it?"""
+        return (
+            response.status >= 500
+            and response.body is None
+            and self.speaks in BY_NAME
+            and BY_NAME[self.speaks].is_ambiguous(response.status)
+        )
+
     def waiting_room(self, clock: Clock, timers: Timers) -> PoolQueue | None:
         """Return the queue of those who found it full, None where nobody is to wait."""
         if self.queue is None and self._waits:
-            target = self.settings.concurrency.target
+            written = self.settings.concurrency.target
+            target = None if written == "auto" else written
             settings = self.settings.queue
             self.queue = PoolQueue(
                 self,

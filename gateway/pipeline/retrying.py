@@ -106,6 +106,8 @@ def after_answer(
     status = as_http(response) if pool.is_grpc else response.status
     if made > settings.attempts or str(status) not in settings.on or not repeatable(ctx):
         return NO
+    if pool.must_be_read(response):
+        return NO  # it may be the client's mistake, which no other instance would answer otherwise
     if pool.judge(response, ctx) is not Outcome.FAILURE or not others(pool, tried, ctx.now):
         return NO
     asked = response.header(b"retry-after")

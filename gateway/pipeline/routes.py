@@ -10,11 +10,12 @@ that a warm request costs one dict look-up, however many endpoints there are.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from gateway.config.schema import Match
-from gateway.dialects.catalogue import recognise
+from gateway.dialects.catalogue import recognise, reread
+from gateway.dialects.protocol import Operation, Target
 from gateway.http.message import Request
 from gateway.pipeline.snapshot import Endpoint, Found
 
@@ -146,6 +147,10 @@ class Routes:
             call, target = target, None
         if target is not None:
             endpoint = self._models.get(target.model)
+            if endpoint is None and target.operation is Operation.INFER and not target.model:
+                endpoint, target = self._only_model(target)
+            if endpoint is not None and endpoint.pool is not None:
+                target = reread(target, method, request.path, endpoint.pool.speaks)
             if endpoint is not None or (not target.model and self._models):
                 return self._keep(key, Found(endpoint, target))
         candidates = list(_walk(self._root, request.path.split(b"/")[1:]))
@@ -158,6 +163,13 @@ class Routes:
                 return self._keep(key, found) if all(r.by_path_alone for r in candidates) else found
         allowed = sorted({method.decode() for route in fitting for method in route.methods})
         return Found(None, target, tuple(allowed))
+
+    def _only_model(self, target: Target) -> tuple[Endpoint | None, Target]:
+        """A prediction whose URL names no model is for the only one there is."""
+        if len(self._models) != 1:
+            return None, target
+        (endpoint,) = self._models.values()
+        return endpoint, replace(target, model=endpoint.model)
 
     def _keep(self, key: tuple[bytes, bytes], found: Found) -> Found:
         if len(key[1]) <= LONGEST_KEPT:

@@ -133,14 +133,15 @@ def _pool(config: PoolConfig, verbs: Mapping[str, Placed[Any]], ports: Ports, pr
         http2=config.http2,
         model=config.model or "",
         version=config.version or "",
+        signature=config.signature or "",
     )
 
 
 def _same_source(before: PoolConfig, after: PoolConfig) -> bool:
     """Whether two configs find the same instances and talk to them alike (written instances may differ)."""
     return after.graph is None and (
-        (before.find, before.version, before.speaks, before.model, before.http2)
-        == (after.find, after.version, after.speaks, after.model, after.http2)
+        (before.find, before.version, before.speaks, before.model, before.http2, before.signature)
+        == (after.find, after.version, after.speaks, after.model, after.http2, after.signature)
     )
 
 

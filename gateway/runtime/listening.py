@@ -9,7 +9,7 @@ whether a port has TLS at all, are fixed at the start.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from gateway.config.schema import HttpListen, Limits, Listen
 from gateway.http.parse import HeadLimits
 from gateway.pipeline.ports import Begin, Clock, Timers
+from gateway.pipeline.snapshot import Endpoint
 from gateway.server.host import OnRefused
 from gateway.server.listener import Listener
 from gateway.server.settings import ServerSettings
@@ -70,6 +71,13 @@ def renew(listeners: Mapping[str, Listener], listen: Listen) -> None:
             log.error("listen.%s.tls not renewed: %s", name, error)
         else:
             log.info("listen.%s.tls renewed: %s", name, port.tls.cert)
+
+
+def offer_tunnels(listeners: Mapping[str, Listener], endpoints: Iterable[Endpoint]) -> None:
+    """Offer extended CONNECT to new HTTP/2 connections where some endpoint allows upgrades (RFC 8441 §3)."""
+    upgrades = any(one.name == "upgrade" for endpoint in endpoints for one in endpoint.chain.filters)
+    for listener in listeners.values():
+        listener.upgrades = upgrades
 
 
 def fixed(listen: Listen, other: Listen) -> Listen:

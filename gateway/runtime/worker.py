@@ -46,7 +46,7 @@ from gateway.runtime import gauges
 from gateway.runtime.build import Built, Ports
 from gateway.runtime.explain import explain
 from gateway.runtime.link import Link
-from gateway.runtime.listening import client_ports, make_listeners, renew
+from gateway.runtime.listening import client_ports, make_listeners, offer_tunnels, renew
 from gateway.runtime.membership import Membership
 from gateway.runtime.observing import open_telemetry
 from gateway.runtime.policies import Policies
@@ -150,6 +150,7 @@ class Worker:
             )
         except TlsUnusable as error:
             raise CannotStart(f"listen: {error}") from error
+        offer_tunnels(self._listeners, self.gateway.snapshot.endpoints.values())
         if self._link is None:
             await self._open_admin(schema)
             self._own(self.policies.watch(), "policy watch")
@@ -175,6 +176,7 @@ class Worker:
             for pool in (*endpoint.versions.values(), *endpoint.pools)
         }
         renew(self._listeners, built.schema.listen)
+        offer_tunnels(self._listeners, built.snapshot.endpoints.values())
         self._issuers.retire(built.schema.issuers.values())
         if built.schema.issuers:
             self._own(self._issuers.warm(), "issuers' keys")

@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # made only where an instance speaks gRPC
 LIMIT = 64 * 1024  # bytes of an answer
 JITTER = 0.1  # of the time between two checks, at most
 
+HANDLERS = ("torchserve", "multi-model-server")
+
 log = logging.getLogger("headgate.health")
 
 
@@ -145,7 +147,11 @@ def question(pool: Pool, model: str) -> str | None:
     if health.expects == "torchserve":
         return f"/models/{quote(model, safe='')}" if model else None
     dialect = BY_NAME.get(pool.speaks)
-    return None if dialect is None else dialect.health_path(model).decode("latin-1")
+    if dialect is None:
+        return None
+    if pool.speaks in HANDLERS and not health.port:
+        model = ""  # only the management port tells of the model
+    return dialect.health_path(model).decode("latin-1") or None
 
 
 def has_ready_worker(body: bytes) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from typing import Final, cast
+from typing import cast
 
 from gateway.http.h2_machine import STREAMS
 from gateway.http.outbox import Outbox
@@ -23,7 +23,7 @@ from gateway.upstream.http2 import Http2Connection
 from gateway.upstream.http2_call import Http2Call
 from gateway.upstream.tls import ClientTls, connect_tls
 
-_MAX_CONNECTIONS: Final = 16  # of STREAMS calls each
+_MAX_CONNECTIONS = 16  # of STREAMS calls each
 
 
 class Http2Connections:

@@ -67,6 +67,8 @@ class ModelSignatures:
     def signature(self, pool: Pool, model: str, version: str) -> Eventual[Signature | None]:
         """Return the signature of `model` as this pool serves it, None when no instance ever told."""
         pool, model = _asked(pool, model)
+        if pool.signature is not None:
+            return pool.signature
         if pool.speaks not in BY_NAME:
             return None
         known = self._entry(pool, model, version)

@@ -26,6 +26,7 @@ NAMES = (
     "retries",
     "affinity",
     "leases",
+    "cache",
 )
 OUT = Path(__file__).parents[1] / "out" / "sims"
 

@@ -10,10 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.batcher import Batcher, Item, execute
+from backends.batcher import Batcher
+from backends.card import Batching
 from backends.errors import BackendError, EngineFailure, Overloaded
+from backends.execute import execute
 from backends.metrics import ModelMetrics
+from backends.padding import Padding
 from backends.tensors import Array, Tensors
+from backends.waiting import Item
+
+PLAIN = Padding(Batching())
 
 POISON = -1.0
 
@@ -55,7 +61,7 @@ async def threaded(engine: Engine, executor: ThreadPoolExecutor) -> AsyncIterato
 
 def make(engine: Engine, executor: ThreadPoolExecutor, *, inline: bool, **settings: int | bool) -> Batcher:
     values = {"max_batch": 4, "max_queue": 8, "parallel": 1} | settings
-    return Batcher(engine.run, executor, ModelMetrics(), inline=inline, **values)
+    return Batcher(engine.run, executor, ModelMetrics(), inline=inline, padding=PLAIN, **values)
 
 
 def x(*values: float) -> dict[str, Array]:
@@ -195,7 +201,9 @@ async def test_a_bug_in_a_call_fails_its_requests_and_not_the_batcher(
     def run(inputs: Tensors) -> dict[str, Array]:
         raise KeyError("secret detail")
 
-    batcher = Batcher(run, executor, ModelMetrics(), max_batch=4, max_queue=8, parallel=1, inline=False)
+    batcher = Batcher(
+        run, executor, ModelMetrics(), max_batch=4, max_queue=8, parallel=1, inline=False, padding=PLAIN
+    )
     for _ in range(2):
         with pytest.raises(EngineFailure, match=r"^internal error$"):
             await batcher.submit(x(1), 1)
@@ -216,7 +224,7 @@ def test_every_request_gets_its_own_rows_or_its_own_failure(sizes: list[int], po
         ]
     finally:
         loop.close()
-    answers, seconds = execute(Engine().run, batch, max_batch=4)
+    answers, seconds = execute(Engine().run, batch, max_batch=4, padding=PLAIN)
     assert seconds >= 0
     for index, (item, answer) in enumerate(zip(batch, answers, strict=True)):
         if index in poisoned:
@@ -235,5 +243,5 @@ def test_a_model_that_gives_other_row_counts_is_not_scattered_wrongly() -> None:
         batch = [Item(x(value), 1, loop.create_future()) for value in (1, 2)]
     finally:
         loop.close()
-    answers, _ = execute(first_row, batch, max_batch=4)
+    answers, _ = execute(first_row, batch, max_batch=4, padding=PLAIN)
     assert [answer["y"].tolist() for answer in answers] == [[1], [2]]

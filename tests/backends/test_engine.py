@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import queue
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -7,20 +10,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from backends.engine import (
-    CPU,
-    CUDA,
-    TENSORRT,
-    Engine,
-    EngineSettings,
-    check_device,
-    choose_providers,
-)
-from backends.errors import EngineFailure, LoadError
-from backends.settings import Device
+from backends.engine import Engine
+from backends.errors import BackendError, EngineFailure, LoadError
+from backends.instances import Instances
+from backends.providers import CUDA, EngineSettings
+from backends.tensors import Array
 from tests.backends.models import DIGITS, adder, echo, gatherer, put
 
-BUILT_FOR_GPUS = [TENSORRT, CUDA, CPU]
+MODEL = DIGITS / "digits" / "1" / "model.onnx"
 
 
 def test_the_signature_is_read_from_the_graph() -> None:
@@ -70,40 +67,54 @@ def test_an_unknown_session_entry_of_the_card_does_not_stop_the_others(tmp_path:
     assert Engine.open(folder / "model.onnx", settings).provider
 
 
+# How calls run
+
+
+def test_bound_inputs_and_outputs_give_the_same_answer_and_failures(tmp_path: Path) -> None:
+    rows = {"input": np.arange(128, dtype=np.float32).reshape(2, 64) % 17}
+    plain, bound = Engine.open(MODEL, EngineSettings()), Engine.open(MODEL, EngineSettings(), "on")
+    for name, output in plain.run(rows).items():
+        assert np.array_equal(bound.run(rows)[name], output)
+    table = Engine.open(put(tmp_path, "table", "1", gatherer()) / "model.onnx", EngineSettings(), "on")
+    with pytest.raises(EngineFailure):
+        table.run({"x": np.array([7])})
+    text = Engine.open(
+        put(tmp_path, "text", "1", echo(TensorProto.STRING)) / "model.onnx", EngineSettings(), "on"
+    )
+    assert text.run({"x": np.array(["é", "b"], dtype=np.object_)})["y"].tolist() == ["é", "b"]
+
+
+Outcome = Mapping[str, Array] | BackendError
+
+
+def test_an_asynchronous_call_calls_back_with_outputs_or_a_failure(tmp_path: Path) -> None:
+    path = put(tmp_path, "table", "1", gatherer()) / "model.onnx"
+    engine = Engine.open(path, EngineSettings(threads=2))
+    done: queue.Queue[Outcome] = queue.Queue()
+    engine.start({"x": np.array([1])}, done.put)
+    answer = done.get(timeout=10)
+    assert not isinstance(answer, BackendError)
+    assert answer["y"].tolist() == [20]
+    engine.start({"x": np.array([7])}, done.put)
+    assert isinstance(done.get(timeout=10), EngineFailure)
+
+
+def test_an_asynchronous_call_of_a_session_without_threads_is_refused() -> None:
+    with pytest.raises(EngineFailure):
+        Engine.open(MODEL, EngineSettings()).start({"input": np.zeros((1, 64), np.float32)}, lambda _: None)
+
+
+def test_instances_are_used_in_parallel_and_shared_when_all_are_busy() -> None:
+    engines = [Engine.open(MODEL, EngineSettings()) for _ in range(2)]
+    instances = Instances(engines)
+    rows = {"input": np.zeros((1, 64), dtype=np.float32)}
+    with ThreadPoolExecutor(4) as pool:
+        labels = {int(answer["label"][0]) for answer in pool.map(lambda _: instances.run(rows), range(20))}
+    assert len(labels) == 1
+    assert repr(instances).startswith("<Instances 2/2 free")
+
+
 # Devices
-
-
-@pytest.mark.parametrize(
-    ("device", "first"), [("auto", CUDA), ("cuda", CUDA), ("tensorrt", TENSORRT), ("cpu", CPU)]
-)
-def test_the_list_asked_for_is_explicit_and_ends_on_the_cpu(device: Device, first: str) -> None:
-    providers = choose_providers(EngineSettings(device=device), BUILT_FOR_GPUS, Path("cache"))
-    names = [entry if isinstance(entry, str) else entry[0] for entry in providers]
-    assert names[0] == first
-    assert names[-1] == CPU
-
-
-def test_the_memory_limit_reaches_cuda() -> None:
-    providers = choose_providers(EngineSettings("cuda", gpu_memory=1 << 30), BUILT_FOR_GPUS, Path("cache"))
-    assert isinstance(providers[0], tuple)
-    assert providers[0][1]["gpu_mem_limit"] == "1073741824"
-
-
-def test_auto_is_the_cpu_where_nothing_else_was_compiled_in() -> None:
-    assert choose_providers(EngineSettings(), [CPU], Path("cache")) == [CPU]
-
-
-def test_a_named_device_that_was_not_compiled_in_is_an_error() -> None:
-    with pytest.raises(
-        LoadError, match="device 'cuda' is not available: ONNX Runtime offers CPUExecutionProvider"
-    ):
-        choose_providers(EngineSettings("cuda"), [CPU], Path("cache"))
-
-
-def test_a_session_that_fell_back_to_the_cpu_is_no_cuda_session() -> None:
-    check_device("auto", [CPU])
-    with pytest.raises(LoadError, match="device 'cuda' is not available"):
-        check_device("cuda", [CPU])
 
 
 @pytest.mark.skipif(

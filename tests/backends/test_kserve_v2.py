@@ -54,8 +54,10 @@ def test_health_and_metadata(dialect: KServeV2) -> None:
     assert dialect.get("/v2/health/ready", False).status == 503
     assert dialect.get("/v2/health/live", False).status == 200
     assert json_of(dialect.get("/v2", True)) == {
-        "name": "headgate-backend", "version": "0.1", "extensions": ["binary_tensor_data"],
-    }  # fmt: skip
+        "name": "headgate-backend",
+        "version": "0.1",
+        "extensions": ["binary_tensor_data", "model_repository"],
+    }
     assert json_of(dialect.get("/v2/models/add", True)) == {
         "name": "add",
         "versions": ["1", "2"],

@@ -27,7 +27,12 @@ def test_every_number_is_on_the_page_under_model_and_version() -> None:
     metrics.failures[503] = 4
     metrics.latency.observe(0.002)
     metrics.batch_rows.observe(8)
-    page = MetricsPage([("digits", "1", "CPUExecutionProvider", metrics)]).render().decode().splitlines()
+    page = (
+        MetricsPage(lambda: [("digits", "1", "CPUExecutionProvider", metrics)], lambda: [("digits", "2")])
+        .render()
+        .decode()
+        .splitlines()
+    )
     prefix, labels = "headgate_backend_", '{model="digits",version="1"}'
     for line in (
         f'{prefix}model_info{{model="digits",provider="CPUExecutionProvider",version="1"}} 1.0',

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from onnx import TensorProto
 
-from backends.errors import Invalid, MethodNotAllowed, NotFound
+from backends.errors import Invalid, MethodNotAllowed, NotFound, Unsupported
 from backends.messages import Reply
 from backends.tensorflow_serving import TensorFlowServing
 from tests.backends.conftest import Loader
@@ -142,12 +142,16 @@ def test_status_shows_every_version_newest_first_with_those_that_failed(dialect:
     good = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
     failed = {"error_code": "FAILED_PRECONDITION", "error_message": "the version failed its checks"}
     bad = {"version": "2", "state": "END", "status": failed}
-    assert json_of(dialect.get("/v1/models/add", True)) == {"model_version_status": [bad, good]}
+    assert json_of(dialect.get("/v1/models/add", True)) == {
+        "name": "add",  # KServe V1's name and ready
+        "ready": True,
+        "model_version_status": [bad, good],
+    }
     assert json_of(dialect.get("/v1/models/add/versions/1", True)) == {"model_version_status": [good]}
     assert json_of(dialect.get("/v1/models/add/versions/2", True)) == {"model_version_status": [bad]}
-    assert json_of(dialect.get("/v1/models/broken", True)) == {
-        "model_version_status": [bad | {"version": "1"}]
-    }
+    broken = json_of(dialect.get("/v1/models/broken", True))
+    assert broken["model_version_status"] == [bad | {"version": "1"}]
+    assert broken["ready"] is False
     assert b'"UNLOADING"' in dialect.get("/v1/models/add/versions/1", False).body
 
 
@@ -178,8 +182,10 @@ def test_unknown_models_versions_and_labels_are_not_found(dialect: TensorFlowSer
 def test_other_verbs_and_urls_are_refused(dialect: TensorFlowServing) -> None:
     with pytest.raises(Invalid, match=r"classify needs a tf\.Example signature"):
         dialect.find("/v1/models/add:classify")
-    with pytest.raises(Invalid, match="Malformed request: POST /v1/models/add:explain"):
+    with pytest.raises(Unsupported, match="no explainer"):
         dialect.find("/v1/models/add:explain")
+    with pytest.raises(Invalid, match="Malformed request: POST /v1/models/add:guess"):
+        dialect.find("/v1/models/add:guess")
     with pytest.raises(MethodNotAllowed, match="use POST"):
         dialect.get("/v1/models/add:predict", True)
     with pytest.raises(MethodNotAllowed, match="use GET"):
@@ -189,3 +195,13 @@ def test_other_verbs_and_urls_are_refused(dialect: TensorFlowServing) -> None:
 def test_errors_have_the_protocols_form(dialect: TensorFlowServing) -> None:
     reply = dialect.error(NotFound("gone"))
     assert (reply.status, json_of(reply)) == (404, {"error": "gone"})
+
+
+# KServe V1, which is the row form at the same URLs
+
+
+async def test_kserve_v1_lists_models_and_asks_whether_one_is_ready(dialect: TensorFlowServing) -> None:
+    assert json_of(dialect.get("/v1/models", True)) == {"models": ["add", "log", "one", "text"]}
+    one = json_of(dialect.get("/v1/models/one", True))
+    assert (one["name"], one["ready"]) == ("one", True)
+    assert json_of(dialect.get("/v1/models/one", False))["ready"] is False

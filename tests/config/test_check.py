@@ -215,7 +215,10 @@ def test_thousands_of_principals_and_hundreds_of_endpoints_are_checked_in_time_l
 @pytest.mark.parametrize(
     ("graphs", "problem"),
     [
-        ("{g: {graph: {sequence: [a, bb]}}}", "b.yaml:1:35: pools.g.graph.sequence[1]: expected a pool: one of a, b, lite or g; found 'bb'"),
+        (
+            "{g: {graph: {sequence: [a, bb]}}}",
+            "b.yaml:1:35: pools.g.graph.sequence[1]: expected a pool: one of a, b, lite or g; found 'bb'",
+        ),
         (
             "{g: {graph: {sequence: [a, h]}}, h: {graph: {split: {g: 100%}}}}",
             "expected a graph that ends somewhere, found a loop: g → h → g",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -229,3 +230,100 @@ async def test_an_instance_is_well_while_its_model_is_ready(
             (instance,) = gateway.worker.snapshot.pools["peer"].members.instances
             instance.healthy = not well
             await until(lambda instance=instance, well=well: instance.healthy is well)
+
+
+# Servers whose bodies are their handlers', and KServe V1
+
+
+async def handler_server(request: web.Request) -> web.StreamResponse:
+    """TorchServe and MMS, as their handlers and they themselves answer."""
+    if request.path == "/ping":
+        return web.json_response({"status": "Healthy"})
+    if request.method == "GET":
+        return web.json_response([{"modelName": MODEL, "workers": [{"status": "READY"}]}])
+    rows = (await request.json())["instances"]
+    if len(rows[0]) != 2:
+        failed = {"code": 503, "type": "InternalServerException", "message": "Prediction failed"}
+        answer = web.StreamResponse(status=503)  # head and body in two pieces, as slow servers send them
+        await answer.prepare(request)
+        await asyncio.sleep(0.05)
+        await answer.write(json.dumps(failed).encode())
+        return answer
+    return web.json_response({"y": [[2 * value for value in row] for row in rows]})
+
+
+async def kserve_v1(request: web.Request) -> web.StreamResponse:
+    """The KServe SDK's server."""
+    if request.path.startswith("/v2/"):
+        y = {**SPEC, "name": "y"}
+        return web.json_response({"name": MODEL, "versions": None, "inputs": [SPEC], "outputs": [y]})
+    if request.method == "GET":
+        return web.json_response({"name": MODEL, "ready": True})
+    asked = await request.json()
+    if "instances" not in asked:
+        return web.json_response({"error": "KeyError : 'instances'"}, status=500)
+    return web.json_response({"predictions": [[2 * value for value in row] for row in asked["instances"]]})
+
+
+SIGNATURE = 'signature: "x: FP32[-1,2] -> y: FP32[-1,2]"'
+ROWS: dict[str, object] = {"instances": [[1.5, 2.0], [3.0, 4.0]]}
+V2: dict[str, object] = {"inputs": [{**SPEC, "shape": [2, 2], "data": [1.5, 2.0, 3.0, 4.0]}]}
+
+
+@pytest.mark.parametrize("speaks", ["torchserve", "multi-model-server", "kserve-v1", "kserve-v2"])
+@pytest.mark.parametrize(
+    ("path", "body", "expected"),
+    [
+        ("/v1/models/double:predict", ROWS, {"predictions": [[3, 4], [6, 8]]}),
+        ("/v2/models/double/infer", V2, [3, 4, 6, 8]),
+        ("/predictions/double", ROWS, {"y": [[3, 4], [6, 8]]}),
+        ("/models/double/invoke", ROWS, {"y": [[3, 4], [6, 8]]}),
+        ("/invocations", ROWS, {"y": [[3, 4], [6, 8]]}),
+    ],
+    ids=["TensorFlow Serving or KServe V1", "V2", "TorchServe", "MMS", "SageMaker"],
+)
+async def test_every_client_is_answered_by_every_server(
+    tmp_path: Path, speaks: str, path: str, body: object, expected: object
+) -> None:
+    handlers = {"kserve-v1": kserve_v1, "kserve-v2": v2_over_http}
+    async with backend() as server:
+        server.handler = handlers.get(speaks, handler_server)
+        pages = page(server.port, speaks)
+        if speaks in ("torchserve", "multi-model-server"):
+            pages = pages.replace("speaks:", f"{SIGNATURE}, speaks:")
+        async with running(tmp_path, pages) as gateway, gateway.http.post(path, json=body) as answered:
+            said = await answered.json()
+            assert answered.status == 200, said
+            assert (said["outputs"][0]["data"] if isinstance(expected, list) else said) == expected
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models/double:predict", "/predictions/double"], ids=["translated", "untouched"]
+)
+async def test_what_torchserve_calls_unavailable_is_not_tried_again_and_blames_nobody(
+    tmp_path: Path, path: str
+) -> None:
+    async with backend() as server:
+        server.handler = handler_server
+        own = f'{SIGNATURE.replace("[-1,2] ->", "[-1,-1] ->")}, retry: {{on: ["503"], attempts: 3}}, speaks:'
+        pages = page(server.port, "torchserve").replace("speaks:", own)
+        pages = pages.replace("]", f", 'localhost:{server.port}']", 1)
+        async with running(tmp_path, pages) as gateway:
+            async with gateway.http.post(path, json={"instances": [[1, 2, 3]]}) as answered:
+                said = await answered.text()
+                assert answered.status == (422 if "v1" in path else 503), said
+            asked = [one for one in server.requests if one.method == "POST"]
+            assert len(asked) == 1
+            assert [one.failures for one in gateway.worker.snapshot.pools["peer"].members.instances] == [0, 0]
+
+
+async def test_a_server_that_tells_no_signature_needs_one_in_the_policy(tmp_path: Path) -> None:
+    async with backend() as server:
+        server.handler = handler_server
+        async with (
+            running(tmp_path, page(server.port, "torchserve")) as gateway,
+            gateway.http.post("/v2/models/double/infer", json=V2) as answered,
+        ):
+            assert answered.status == 503
+            assert (await answered.json())["code"] == "signature_unknown"
+        assert [one.method for one in server.requests if one.method == "POST"] == []

@@ -1,4 +1,4 @@
-"""Graphs and gathered batches over the demo's real models: policies/examples/graphs, beside the demo's own."""
+"""Graphs and gathered batches over the demo's real models: policies/examples/graphs beside its own."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ from gateway.http.proxy_protocol import BadProxyHeader, read_proxy_header
 from gateway.http.serialize import write_request_head
 from gateway.http.target import BadTarget, normalise_path, split_target
 from tests.conformance import requests, responses
+from tests.conformance.fuzz import dialects, http2
 from tests.playbooks import test_conservation
 
 Target = Callable[[bytes], str]
@@ -259,6 +260,25 @@ def proxy_protocol(data: bytes) -> str:
     return repr(header)
 
 
+def header_block(data: bytes) -> str:
+    """Whatever we read in a block of HPACK, `hpack` reads; what we don't, it doesn't either."""
+    theirs = http2.fields_of(data)
+    ours, why = http2.read_block(data)
+    if ours is None:
+        law(isinstance(theirs, str) or "too large" in why, why, theirs)
+        return why
+    law(ours == theirs, ours, theirs)
+    return repr(ours)
+
+
+def http2_frames(data: bytes) -> str:
+    """Frames are refused as Broken or not at all, and in pieces they mean what they mean together."""
+    whole = http2.play(data, len(data))
+    law(http2.play(data, len(data) // 2) == whole, whole)
+    law(http2.play(data, min(30, len(data))) == whole, whole)
+    return whole
+
+
 # Documents
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "INT64", (-1,)),))
@@ -286,6 +306,11 @@ def dialect(data: bytes) -> str:
     return "; ".join(shown)
 
 
+def dialect_readers(data: bytes) -> str:
+    """Whatever a client or a server of any dialect says, it is read or refused (fuzz/dialects.py)."""
+    return dialects.read_everything(data)
+
+
 def config(data: bytes) -> str:
     """Any file is a schema, or a list of problems with places; reading it raises nothing."""
     loaded = load(Path("/nowhere"), KINDS, env={}, files={"page.yaml": data})
@@ -304,7 +329,7 @@ TARGETS: Mapping[str, Target] = {
     one.__name__: one
     for one in (
         *(request_head, response_head, chunked, coding, target, forwarded, hop_by_hop, proxy_protocol),
-        *(dialect, config, exchange),
+        *(header_block, http2_frames, dialect, dialect_readers, config, exchange),
     )
 }
 
@@ -343,6 +368,10 @@ def seeds(name: str) -> list[bytes]:
             ]
         case "hop_by_hop":
             return [b"close, X-A", b"keep-alive\nx-a,content-length", b" , ,X-A;"]
+        case "header_block":
+            return http2.seeds_of_blocks()
+        case "http2_frames":
+            return http2.seeds_of_frames()
         case "proxy_protocol":
             v2 = SIGNATURE_V2 + b"\x21\x11\x00\x0c\xc0\x00\x02\x01\x7f\x00\x00\x01\x12\x34\x00\x50"
             return [b"PROXY TCP4 192.0.2.1 127.0.0.1 1234 80\r\n", b"PROXY UNKNOWN\r\n", v2]
@@ -354,6 +383,8 @@ def seeds(name: str) -> list[bytes]:
                 b'#85\n{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": '
                 b'{"binary_data_size": 8}}]}12345678',
             ]
+        case "dialect_readers":
+            return dialects.seeds()
         case "exchange":
             return [random.Random(number).randbytes(800) for number in range(20)]
     return []
