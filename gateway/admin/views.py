@@ -103,8 +103,4 @@ def not_ready(snapshot: Snapshot, now: float) -> list[str]:
 
 def _empty(endpoints: Iterable[Endpoint], now: float) -> set[str]:
     needed = {one.pool for one in endpoints if one.pool is not None}
-    return {
-        f"pool '{pool.name}' has no usable instance"
-        for pool in needed
-        if not any(member.usable(now) for member in pool.members.instances)
-    }
+    return {f"pool '{pool.name}' has no usable instance" for pool in needed if not pool.usable(now)}

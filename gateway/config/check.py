@@ -87,6 +87,7 @@ class _Checker:
         """All rules, one after the other."""
         yield from self.listeners()
         yield from self.pools()
+        yield from self.graphs()
         yield from self.endpoints()
         yield from self.shadowed()
         yield from self.principals()
@@ -146,6 +147,32 @@ class _Checker:
             if pool.find is not None:
                 path = join(join("pools", pool.name), "find")
                 yield self.at(path, "expected a registry to find it in, found `registry: static`")
+
+    def graphs(self) -> Iterator[Problem]:
+        """Members exist, understand predictions, and lead to none that asked them."""
+        pools = self.declared.of("pools")
+        edges: dict[str, dict[str, object]] = {}
+        for pool in self.schema.pools.values():
+            if pool.graph is None:
+                continue
+            path = join(join("pools", pool.name), "graph")
+            edges[pool.name] = dict.fromkeys(pool.graph.members)
+            for name in pool.graph.members:
+                member = self.schema.pools.get(name)
+                if name not in pools:
+                    yield self.unknown("a pool", name, path, pools)
+                elif member is not None and member.graph is None and member.speaks == "grpc":
+                    message = (
+                        f"expected pools that speak a serving protocol, found {name!r}, which speaks grpc"
+                    )
+                    yield self.at(path, message, name)
+        reported: set[frozenset[str]] = set()
+        for start in edges:
+            loop = find_loop(start, edges)
+            if loop and frozenset(loop) not in reported:
+                reported.add(frozenset(loop))
+                message = f"expected a graph that ends somewhere, found a loop: {' → '.join([*loop, start])}"
+                yield self.at(join(join("pools", loop[-1]), "graph"), message, start)
 
     def endpoints(self) -> Iterator[Problem]:
         """Versions, labels, and somewhere to go."""

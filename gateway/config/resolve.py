@@ -344,7 +344,21 @@ def reach(
             pool = referred_pool(schema, config, reference)
             if pool is not None and pool in schema.pools:
                 found.add(pool)
-    return tuple(sorted(found))
+    return tuple(sorted(with_members(schema, found)))
+
+
+def with_members(schema: Schema, pools: Iterable[str]) -> set[str]:
+    """Return these pools and all that their graphs ask, and those graphs' …"""
+    found: set[str] = set()
+    following = list(pools)
+    while following:
+        name = following.pop()
+        if name in found or name not in schema.pools:
+            continue
+        found.add(name)
+        graph = schema.pools[name].graph
+        following += () if graph is None else graph.members
+    return found
 
 
 # Pool verbs

@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from gateway.config.certificates import authority_problems, pair_problems
+from gateway.config.graphs import Graph
 from gateway.config.kind import REQUIRED, Origin, Placed, internal, setting
 from gateway.config.pem_file import PemFile
 from gateway.config.recurring import Weekly
@@ -50,6 +51,7 @@ _SIGNATURE = re.compile(f"{_TENSOR}(?:,{_TENSOR})*->{_TENSOR}(?:,{_TENSOR})*")
 _CERTIFICATE_NAME = re.compile(r"(?:[A-Za-z0-9.]+=|DNS:|URI:|email:|IP:).+")
 _KIB = 1024
 _MIB = 1024 * 1024
+
 
 def _check_signature(text: str) -> None:
     """ValueError unless the text is one that dialects/metadata.py reads."""
@@ -399,12 +401,15 @@ class InstanceConfig:
 class PoolConfig:
     """A named set of interchangeable instances.
 
-    Either `find` (looked up in the registry) or `instances` (written here).
+    Either `find` (looked up in the registry), or `instances` (written here), or a `graph` of other pools.
     """
 
     name: str = internal("")
     find: str | None = setting(None, "service to find in the registry", example="digits")
     instances: tuple[InstanceConfig, ...] = setting((), "addresses, host:port", example="[127.0.0.1:9103]")
+    graph: Graph | None = setting(
+        None, "it has no instances, but asks other pools", example="{sequence: [scale, classify]}"
+    )
     version: str | None = setting(None, "only the registry's instances of this version", example="v1")
     speaks: Speaks = setting("http", "the protocol its instances understand", example="kserve-v2")
     http2: bool = setting(False, "HTTP/2 to its instances, by prior knowledge or ALPN; grpc always has it")
@@ -422,10 +427,11 @@ class PoolConfig:
     def __post_init__(self) -> None:
         if self.signature is not None:
             _check_signature(self.signature)
-        if (self.find is None) == (not self.instances):
-            found = "neither" if self.find is None else "both"
+        said = [name for name in ("find", "instances", "graph") if getattr(self, name)]
+        if len(said) != 1:
             raise ValueError(
-                f"expected either `find: SERVICE` or `instances: [HOST:PORT, …]` in a pool, found {found}"
+                "expected one of `find: SERVICE`, `instances: [HOST:PORT, …]` or `graph: …`, found "
+                + (" and ".join(said) or "none")
             )
 
 

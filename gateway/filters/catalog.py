@@ -19,6 +19,7 @@
     cache                 keyed by the version that was chosen
     degrade               beforehand: where the ladder stands
     mirror                what goes to an instance may be copied to another pool
+    batch                 what goes to an instance may go together with others'
     fault                 delays and errors on purpose, in place of an instance's
 
 A new verb is a file with a `KIND` and one line here.
@@ -35,6 +36,7 @@ from gateway.config.units import Ratio
 from gateway.filters import (
     allow,
     authenticate,
+    batch,
     cache,
     compress,
     concurrent,
@@ -84,6 +86,7 @@ PLACES: Mapping[str, int] = {
     "cache": 90,
     "mirror": 92,
     "fault": 93,
+    "batch": 95,
 }
 
 FILTER_KINDS: tuple[FilterKind[Any], ...] = (
@@ -107,6 +110,7 @@ FILTER_KINDS: tuple[FilterKind[Any], ...] = (
     cache.KIND,
     mirror.KIND,
     fault.KIND,
+    batch.KIND,
 )
 
 KINDS: tuple[Kind[Any], ...] = (*FILTER_KINDS, *POOL_KINDS)

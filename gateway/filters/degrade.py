@@ -35,7 +35,7 @@ from typing import Final, Literal
 from gateway.config.kind import Reference, setting
 from gateway.config.units import Duration
 from gateway.filters.degrade_steps import Respond as Respond  # found here, too
-from gateway.filters.degrade_steps import Rung, Walk, usable
+from gateway.filters.degrade_steps import Rung, Walk
 from gateway.filters.degrade_steps import Step as Step
 from gateway.governance.ladder import Ladder
 from gateway.http.message import Response
@@ -155,7 +155,7 @@ class DegradeFilter(Filter):
             rung.prime(ctx)
         if self._beforehand:
             self.mine.set(ctx, True)
-        if self._to is None or not usable(self._to, ctx.now):
+        if self._to is None or not self._to.usable(ctx.now):
             return None
         if not self.rule.enforce:
             if ctx.trail is not None:

@@ -133,14 +133,14 @@ class Rung:
 
     def _other_pool(self, ctx: Context) -> Pool | None:
         pool = self._pool
-        if pool is None or pool is ctx.pool or not usable(pool, ctx.now) or ctx.now >= ctx.deadline:
+        if pool is None or pool is ctx.pool or not pool.usable(ctx.now) or ctx.now >= ctx.deadline:
             return None
         ctx.version = ""
         return pool
 
     def _thinned_out(self, ctx: Context, thinning: Thinning, walk: Walk) -> Pool | None:
         pool = walk.meant
-        if pool is None or not usable(pool, ctx.now) or ctx.now >= ctx.deadline:
+        if pool is None or not pool.usable(ctx.now) or ctx.now >= ctx.deadline:
             return None
         if not thinning.take(ctx.importance, ctx.now, spend=not ctx.dry):
             return None
@@ -170,11 +170,6 @@ class Rung:
             headers.append((b"retry-after", b"%d" % max(1, round(fixed.retry_after))))
         headers.append((b"cache-control", b"no-store"))
         return Response(fixed.status, headers, fixed.body.encode())
-
-
-def usable(pool: Pool, now: float) -> bool:
-    """Whether some instance of the pool could take a call."""
-    return any(instance.usable(now) for instance in pool.members.instances)
 
 
 def _fields(headers: Mapping[str, str]) -> Headers:

@@ -75,14 +75,10 @@ class Describe(Filter):
         if not pools and ctx.pool is not None:
             pools = {ctx.pool.version or "1": ctx.pool}
         return [
-            VersionState(version, "AVAILABLE" if _can_serve(pool, ctx.now) else "UNLOADING")
+            VersionState(version, "AVAILABLE" if pool.usable(ctx.now) else "UNLOADING")
             for version, pool in sorted(pools.items(), key=lambda item: _numerically(item[0]))
             if not wanted or version == wanted
         ]
-
-
-def _can_serve(pool: Pool, now: float) -> bool:
-    return any(instance.usable(now) for instance in pool.members.instances)
 
 
 def _numerically(version: str) -> tuple[int, str]:

@@ -73,8 +73,7 @@ def of_server(ctx: Context, target: Target) -> Response:
     Is it alive, is it ready, what is it.
     """
     usable = all(
-        endpoint.pool is None or any(instance.usable(ctx.now) for instance in endpoint.pool.members.instances)
-        for endpoint in ctx.snapshot.endpoints.values()
+        endpoint.pool is None or endpoint.pool.usable(ctx.now) for endpoint in ctx.snapshot.endpoints.values()
     )
     status, headers, body = target.dialect.write_server(target, usable, "headgate", gateway.__version__)
     return Response(status, list(headers), body)
@@ -101,6 +100,13 @@ def would_send(ctx: Context, request: Request) -> Response:
         }
     }
     return Response(200, [(b"content-type", b"application/json")], orjson.dumps(sent))
+
+
+def would_ask(ctx: Context, members: tuple[str, ...]) -> Response:
+    """Answer an explained prediction of a graph: nobody was asked."""
+    assert ctx.pool is not None
+    asked = {"would_ask": {"pool": ctx.pool.name, "members": members}}
+    return Response(200, [(b"content-type", b"application/json")], orjson.dumps(asked))
 
 
 def _answer(

@@ -13,6 +13,7 @@ a decision it calls one of four methods that the exchange has: _collected, _answ
 from __future__ import annotations
 
 from gateway.http.message import Response
+from gateway.pipeline.asker import Asker
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import (
     BodyTooLarge,
@@ -32,7 +33,7 @@ from gateway.pipeline.tunnel import Tunnel
 ERROR_LIMIT = 64 * 1024  # bytes of an error that is read whole, because only it says who is to blame
 
 
-class Bodies:
+class Bodies(Asker):
     """The bytes of one exchange."""
 
     __slots__ = (
@@ -45,19 +46,18 @@ class Bodies:
         "_tries",
         "_tunnel",
         "_whole",
-        "body_begun",
         "ctx",
         "phase",
     )
 
     def __init__(self, ctx: Context, down: Downstream, gateway: Gateway) -> None:
+        super().__init__()
         self.ctx = ctx
         self._down = down
         self._gateway = gateway
         self.phase: Phase = NEW
         self._forward: Forward | None = None
         self._tries: Tries | None = None  # at the pool that has the request now
-        self.body_begun = False  # an instance gets the body as it comes: it can't be sent to another one
         self._head: Response | None = None  # the instance's, while its body streams; it gets the trailers
         self._whole: Response | None = None  # a head whose body is being read whole
         self._kept: Kept | None = None  # of a body, the client's or the instance's

@@ -181,6 +181,14 @@ class UpstreamUnreadable(GatewayError):
     source = Source.UPSTREAM
 
 
+class UpstreamFailed(GatewayError):
+    """A model server that was asked for a step of a graph, or for a batch, says that it failed."""
+
+    code = "upstream_failed"
+    status = 502
+    source = Source.UPSTREAM
+
+
 class UpstreamTimeout(GatewayError):
     """The instance did not answer within the time for one try or for the whole request."""
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from gateway.dialects.errors import InvalidPrediction
 from gateway.http.hop_by_hop import end_to_end, hops_left
@@ -33,10 +33,12 @@ from gateway.pipeline.context import Context
 from gateway.pipeline.errors import BodyTooLarge, GatewayError, NoInstance, Outcome, Refusal
 from gateway.pipeline.forward import Forward, forward, goes_whole
 from gateway.pipeline.gateway import Gateway
+from gateway.pipeline.graphs import GraphPool, Run
 from gateway.pipeline.identify import identify
 from gateway.pipeline.phase import ANSWERING, ATTEMPTING, DECIDING, DONE, STREAMING, TUNNELLING
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.ports import Cancellable, Downstream, Peer
+from gateway.pipeline.prediction import is_prediction
 from gateway.pipeline.promise import Promise
 from gateway.pipeline.tries import Tries
 from gateway.pipeline.waiting import Wait
@@ -180,10 +182,15 @@ class Exchange(Bodies):
         if request.method == b"OPTIONS" and hops_left(request.headers) == 0:
             self._answer(answer.of_gateway())
             return
+        if ctx.pool.is_graph and not is_prediction(ctx):
+            ctx.pool = ctx.pool.front
         if request.body is None and goes_whole(ctx, ctx.pool):
             assert ctx.endpoint is not None
             self._resume = len(ctx.endpoint.chain.on_request)
             self._collect(ctx.endpoint.body_limit)
+            return
+        if ctx.pool.is_graph:
+            self._ask_graph(cast(GraphPool, ctx.pool))
             return
         try:
             made = forward(ctx, ctx.pool, self._gateway.signatures)
@@ -194,6 +201,20 @@ class Exchange(Bodies):
             self._wait_for(made, self._ready_to_send)
         else:
             self._ready_to_send(made)
+
+    def _ask_graph(self, pool: GraphPool) -> None:
+        self.phase = ATTEMPTING
+        if self.ctx.dry:
+            self._answer(answer.would_ask(self.ctx, pool.config.members))
+            return
+        run = Run(self.ctx, self._gateway)
+        self._wait_for(run.predict(pool), self._graph_answered, run.cancel)
+
+    def _graph_answered(self, said: Response | Refusal) -> None:
+        if isinstance(said, Refusal):
+            self._refuse(said, "graph")
+        else:
+            self._answer(said)
 
     def _ready_to_send(self, made: Forward | Refusal) -> None:
         if isinstance(made, Refusal):
@@ -327,11 +348,13 @@ class Exchange(Bodies):
 
     # Waiting for a promise. A connection guards its own calls; waiting.py guards these.
 
-    def _wait_for(self, promise: Promise[T], go_on: Callable[[T], None]) -> None:
+    def _wait_for(
+        self, promise: Promise[T], go_on: Callable[[T], None], undo: Callable[[], None] | None = None
+    ) -> None:
         """Go on with what the promise brings, within the request's time and unless the client left."""
         if self._wait is not None:
             self._wait.cancel()
-        self._wait = wait = Wait(self, self._gateway, go_on)
+        self._wait = wait = Wait(self, self._gateway, go_on, undo)
         promise.then(wait.arrived, wait.failed)
 
     # The end

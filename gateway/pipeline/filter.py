@@ -19,6 +19,7 @@ from gateway.pipeline.ports import BlobStore, Clock, CounterStore, Ids, KeySourc
 if TYPE_CHECKING:  # a pool is built before the filters that name it: a type alone here
     from gateway.pipeline.answers import AnswerStore
     from gateway.pipeline.directory import Directory
+    from gateway.pipeline.errand import Errands
     from gateway.pipeline.mirroring import Mirrors
     from gateway.pipeline.pool import Pool
     from gateway.pipeline.prediction import Signatures
@@ -97,6 +98,7 @@ class Parts:
     gateways: Callable[[], int]
     on_store_failure: Failure = "local"  # of throttles that don't say
     mirrors: Mirrors | None = None  # None: nothing is mirrored here
+    errands: Errands | None = None  # None: nothing is asked on the gateway's own account
     timers: Timers | None = None  # None: nothing waits here
     releases: Releases | None = None  # None: every filter has releases of its own
 

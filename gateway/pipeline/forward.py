@@ -122,10 +122,11 @@ def translates(ctx: Context, pool: Pool) -> bool:
 def goes_whole(ctx: Context, pool: Pool) -> bool:
     """Tell whether a body that is still on its way must be read whole first.
 
-    Small ones, because they can be sent twice then, and what is to be translated.
+    Small ones, because they can be sent twice then, what is to be translated, and what a graph asks about.
     """
     length = ctx.request.length
-    return (length is not None and length <= ctx.snapshot.replay_limit) or translates(ctx, pool)
+    small = length is not None and length <= ctx.snapshot.replay_limit
+    return small or pool.is_graph or translates(ctx, pool)
 
 
 def forward(ctx: Context, pool: Pool, signatures: Signatures) -> Eventual[Forward | Refusal]:
@@ -157,7 +158,7 @@ def _write(ctx: Context, pool: Pool, infer: InferRequest, signature: Signature |
         method, path, headers, body = theirs.write_request(infer, pool.model or infer.model, version)
     except InvalidPrediction as wrong:
         return refuse_invalid(wrong, signature)
-    fields = without_body_fields(_fields(ctx)) + headers
+    fields = without_body_fields(fields_upstream(ctx)) + headers
     request = Request(method, path, fields, length=len(body), body=body, te_trailers=theirs.is_grpc)
     return Translated(request, ctx, infer, theirs, signature)
 
@@ -185,8 +186,8 @@ def _unchanged(ctx: Context, pool: Pool) -> Request:
             path = ctx.dialect.path_for(ctx.target, model, version)
             target = path + b"?" + request.query if request.query else path
             if ctx.target.inside:
-                return _renamed(ctx, request.rewritten(path, target, _fields(ctx)), model, version)
-    made = request.rewritten(path, target, _fields(ctx))
+                return _renamed(ctx, request.rewritten(path, target, fields_upstream(ctx)), model, version)
+    made = request.rewritten(path, target, fields_upstream(ctx))
     if request.trailers is not None:
         made.trailers = trailers(ctx)
     made.upgrade = ctx.upgrade
@@ -225,7 +226,7 @@ def trailers(ctx: Context) -> Headers | None:
     ] or None
 
 
-def _fields(ctx: Context) -> Headers:
+def fields_upstream(ctx: Context) -> Headers:
     """Return the client's end-to-end fields without its credential and our names; add what we vouch for."""
     fields = end_to_end(ctx.request.headers, _FORWARDED)
     strip = ctx.credential_field

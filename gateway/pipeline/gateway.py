@@ -26,6 +26,10 @@ class Observer(Protocol):
         """A mirrored copy ended, or was not made; seconds: it took, 0.0 where it was not made."""
         ...
 
+    def on_errand(self, endpoint: str, pool: str, result: str) -> None:
+        """A prediction that was asked on the gateway's own account ended (errand.py)."""
+        ...
+
     def on_bug(self, ctx: Context, bug: Exception) -> None:
         """An exception that nobody foresaw escaped while this request was handled."""
         ...

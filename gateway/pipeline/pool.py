@@ -231,10 +231,12 @@ class Pool:
         "_waits",
         "breaker",
         "chance",
+        "front",
         "hedging",
         "hides_failures",
         "http2",
         "in_flight",
+        "is_graph",
         "is_grpc",
         "members",
         "model",
@@ -262,6 +264,8 @@ class Pool:
         signature: str = "",
     ) -> None:
         self.name = name
+        self.is_graph = False  # it asks other pools (graphs.py)
+        self.front: Pool = self  # whose instances tell what the model expects
         self.settings = settings
         self.speaks = speaks
         self._full = Full(name)
@@ -363,6 +367,10 @@ class Pool:
     def urgent_limit(self) -> float:
         """The limit for critical calls: beyond an adaptive one, never beyond a fixed one."""
         return self._bound if self._limit is None else self._limit.urgent
+
+    def usable(self, now: float) -> bool:
+        """Tell whether a call may go here now, as far as health and breakers say."""
+        return any(instance.usable(now) for instance in self.members.instances)
 
     def acquire(self, ctx: Context, tried: Sequence[Instance]) -> Instance | GatewayError:
         """Take an instance for one attempt, or say why none can be had.

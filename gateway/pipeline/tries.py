@@ -15,11 +15,10 @@ beside the first try, never for a body that was not kept. What an attempt took i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from gateway.governance.fair_queue import Waiting
 from gateway.governance.hedging import Hedging
 from gateway.http.message import Headers, Request, Response
+from gateway.pipeline.asker import Asker
 from gateway.pipeline.attempt import Attempt, Owner
 from gateway.pipeline.context import Context, Tried
 from gateway.pipeline.errors import (
@@ -35,9 +34,6 @@ from gateway.pipeline.pool_queue import Waiter
 from gateway.pipeline.ports import Cancellable
 from gateway.pipeline.retrying import after_answer, after_error, cause_of, others, repeatable
 
-if TYPE_CHECKING:  # the exchange makes its tries; they report to it
-    from gateway.pipeline.exchange import Exchange
-
 ATTEMPT = b"x-headgate-attempt"  # 2, 3 … on every try but the first, so that instances can tell them apart
 
 FAILURE, IGNORED, SUCCESS = Outcome.FAILURE, Outcome.IGNORED, Outcome.SUCCESS
@@ -47,9 +43,9 @@ class Tries(Owner):
     """The tries of one request at one pool."""
 
     __slots__ = (
+        "_asker",
         "_attempt",
         "_ctx",
-        "_exchange",
         "_gateway",
         "_hedge",
         "_made",
@@ -61,10 +57,8 @@ class Tries(Owner):
         "_waiting",
     )
 
-    def __init__(
-        self, exchange: Exchange, pool: Pool, request: Request, ctx: Context, gateway: Gateway
-    ) -> None:
-        self._exchange = exchange
+    def __init__(self, asker: Asker, pool: Pool, request: Request, ctx: Context, gateway: Gateway) -> None:
+        self._asker = asker
         self._pool = pool
         self._request = request
         self._ctx = ctx
@@ -88,7 +82,7 @@ class Tries(Owner):
         ctx.now = self._gateway.clock.now()
         if ctx.now >= ctx.deadline:
             late = UpstreamTimeout("the request's time was used up before it could be sent")
-            self._exchange.on_upstream_error(late)
+            self._asker.on_upstream_error(late)
             return
         pool = self._pool
         instance = pool.acquire(ctx, self._tried)
@@ -96,7 +90,7 @@ class Tries(Owner):
             if isinstance(instance, Full):
                 self._wait(instance)
             else:
-                self._exchange.on_upstream_error(instance)
+                self._asker.on_upstream_error(instance)
             return
         self._made += 1
         ctx.attempts += 1
@@ -115,12 +109,12 @@ class Tries(Owner):
         ctx, gateway = self._ctx, self._gateway
         queue = self._pool.waiting_room(gateway.clock, gateway.timers)
         if queue is None:
-            self._exchange.on_upstream_error(Overloaded(str(full), 2.0 * gateway.ids.chance()))
+            self._asker.on_upstream_error(Overloaded(str(full), 2.0 * gateway.ids.chance()))
             return
         place = queue.wait(self, ctx)
         if isinstance(place, Overloaded):
             self._note_wait(str(place))
-            self._exchange.on_upstream_error(place)
+            self._asker.on_upstream_error(place)
         else:
             self._waiting = place
             queue.tell(ctx.now)
@@ -133,7 +127,7 @@ class Tries(Owner):
         try:
             self.start()
         except Exception as bug:  # whoever released knows nothing of this request
-            self._exchange.crash(bug)
+            self._asker.crash(bug)
 
     def on_turned_away(self, error: Overloaded) -> None:
         """The queue gave it up."""
@@ -142,9 +136,9 @@ class Tries(Owner):
         self._stop_waiting()
         self._note_wait(str(error))
         try:
-            self._exchange.on_upstream_error(error)
+            self._asker.on_upstream_error(error)
         except Exception as bug:  # whoever made it leave knows nothing of this request
-            self._exchange.crash(bug)
+            self._asker.crash(bug)
 
     def _stop_waiting(self) -> None:
         place, self._waiting = self._waiting, None
@@ -190,7 +184,7 @@ class Tries(Owner):
 
     def _replayable(self) -> bool:
         """All of the body is here, or nothing of it was asked for yet."""
-        return self._request.body is not None or not self._exchange.body_begun
+        return self._request.body is not None or not self._asker.body_begun
 
     def _go_on(self, pause: float) -> None:
         ctx = self._ctx
@@ -208,7 +202,7 @@ class Tries(Owner):
         try:
             self.start()
         except Exception as bug:  # no connection called: nobody else would tell the client
-            self._exchange.crash(bug)
+            self._asker.crash(bug)
 
     # A second try beside the first
 
@@ -250,7 +244,7 @@ class Tries(Owner):
         try:
             attempt.send(self._numbered())
         except Exception as bug:  # no connection called: nobody else would tell the client
-            self._exchange.crash(bug)
+            self._asker.crash(bug)
 
     def _decides(self, attempt: Attempt, response: Response, hedging: Hedging) -> bool:
         """An answer came where there is, or was to be, a hedge: tell whether it is the one that counts."""
@@ -283,12 +277,12 @@ class Tries(Owner):
 
     def on_ready(self, attempt: Attempt) -> None:
         """The instance takes the body."""
-        self._exchange.on_upstream_ready()
+        self._asker.on_upstream_ready()
 
     def on_interim(self, attempt: Attempt, response: Response) -> None:
         """Something before the answer; of two attempts nobody knows yet whose answer it will be."""
         if self._other is None:
-            self._exchange.on_upstream_interim(response)
+            self._asker.on_upstream_interim(response)
 
     def on_response(self, attempt: Attempt, response: Response) -> None:
         """A head came in: it is the answer, or worth another try, or another attempt may do better."""
@@ -297,11 +291,11 @@ class Tries(Owner):
             return
         if (response.status >= 500 or self._pool.is_grpc) and self._again_instead(attempt, response):
             return
-        self._exchange.on_upstream_response(response)
+        self._asker.on_upstream_response(response)
 
     def on_chunk(self, attempt: Attempt, data: bytes, last: bool) -> None:
         """A piece of the answer's body."""
-        self._exchange.on_upstream_chunk(data, last)
+        self._asker.on_upstream_chunk(data, last)
 
     def on_error(self, attempt: Attempt, error: GatewayError) -> None:
         """An attempt failed. Where another one is under way, that one decides."""
@@ -315,15 +309,15 @@ class Tries(Owner):
         if other is None:
             self._forget_timer()
             ctx.instance = attempt.instance
-            self._exchange.on_upstream_error(error)
+            self._asker.on_upstream_error(error)
 
     def on_writable(self, attempt: Attempt, ready: bool) -> None:
         """The instance has room for more of the body, or not."""
-        self._exchange.on_upstream_writable(ready)
+        self._asker.on_upstream_writable(ready)
 
     def crash(self, bug: Exception) -> None:
         """A bug met while an attempt reported."""
-        self._exchange.crash(bug)
+        self._asker.crash(bug)
 
     # What the exchange wants of the attempt that answers
 

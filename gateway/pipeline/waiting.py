@@ -24,12 +24,20 @@ T = TypeVar("T")
 class Wait(Generic[T]):
     """Implements ports.Cancellable. go_on: what the exchange does with the value."""
 
-    __slots__ = ("_exchange", "_gateway", "_go_on", "_timer")
+    __slots__ = ("_exchange", "_gateway", "_go_on", "_timer", "_undo")
 
-    def __init__(self, exchange: Exchange, gateway: Gateway, go_on: Callable[[T], None]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        gateway: Gateway,
+        go_on: Callable[[T], None],
+        undo: Callable[[], None] | None = None,
+    ) -> None:
+        """undo: called when nobody waits any more and nothing came."""
         self._exchange = exchange
         self._gateway = gateway
         self._go_on = go_on
+        self._undo = undo
         self._timer: Cancellable | None = gateway.timers.at(exchange.ctx.deadline, self._late)
 
     def arrived(self, value: T) -> None:
@@ -55,17 +63,22 @@ class Wait(Generic[T]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            if self._undo is not None:
+                self._undo()
 
     def _late(self) -> None:
         if self._timer is not None:
             self._timer = None
+            if self._undo is not None:
+                self._undo()
             self._fail(UpstreamTimeout("the request's time was used up while it waited"))
 
     def _ends(self) -> bool:
         """Tell whether the exchange still waits for this one; now it does no more."""
         if self._timer is None:
             return False
-        self.cancel()
+        self._timer.cancel()
+        self._timer = None
         self._exchange.ctx.now = self._gateway.clock.now()
         return True
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from gateway.config import resolve
 from gateway.config.kind import Placed
@@ -20,7 +20,9 @@ from gateway.http.forwarded import Forwarding
 from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.chain import Chain, Chosen, Rehearsed
 from gateway.pipeline.directory import Credential, Directory
+from gateway.pipeline.errand import Errands
 from gateway.pipeline.filter import EVERYBODY, Filter, FilterKind, Parts, Rule
+from gateway.pipeline.graphs import GraphPool
 from gateway.pipeline.mirroring import Mirrors
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.pool_verbs import PoolSettings
@@ -48,6 +50,7 @@ class Ports:
     gateways: Callable[[], int]
     traces: bool = False  # whether spans leave: decided at the start
     mirrors: Mirrors | None = None
+    errands: Errands | None = None
     timers: Timers | None = None
     releases: Releases | None = None
 
@@ -71,6 +74,9 @@ def build(schema: Schema, digest: str, ports: Ports, previous: Built | None) -> 
     pools = {
         name: _pool(config, verbs.get(name, {}), ports, previous) for name, config in schema.pools.items()
     }
+    for name, config in schema.pools.items():
+        if config.graph is not None:
+            cast(GraphPool, pools[name]).join(config.graph, pools)
     directory = _directory(schema, previous)
     issuers = ports.issuers(schema.issuers.values())
     snapshot = Snapshot(
@@ -117,6 +123,8 @@ def _pool(config: PoolConfig, verbs: Mapping[str, Placed[Any]], ports: Ports, pr
         same = known is not None and known.settings == settings
         if known is not None and same and _same_source(previous.pool_configs[config.name], config):
             return known
+    if config.graph is not None:  # it keeps nothing but what it is told anew: who is asked
+        return GraphPool(config.name, settings, ports.ids, model=config.model or "")
     return Pool(
         config.name,
         settings,
@@ -131,13 +139,9 @@ def _pool(config: PoolConfig, verbs: Mapping[str, Placed[Any]], ports: Ports, pr
 
 def _same_source(before: PoolConfig, after: PoolConfig) -> bool:
     """Whether two configs find the same instances and talk to them alike (written instances may differ)."""
-    return (before.find, before.version, before.speaks, before.model, before.http2, before.signature) == (
-        after.find,
-        after.version,
-        after.speaks,
-        after.model,
-        after.http2,
-        after.signature,
+    return after.graph is None and (
+        (before.find, before.version, before.speaks, before.model, before.http2, before.signature)
+        == (after.find, after.version, after.speaks, after.model, after.http2, after.signature)
     )
 
 
@@ -211,6 +215,7 @@ def _endpoint(
         gateways=ports.gateways,
         on_store_failure=schema.stores.on_store_failure,
         mirrors=ports.mirrors,
+        errands=ports.errands,
         timers=ports.timers,
         releases=ports.releases,
     )

@@ -34,6 +34,7 @@ from gateway.discovery.registry import Discovery, RegistryStatus
 from gateway.governance.allowance import MemoryLedger
 from gateway.http.forwarded import Forwarding
 from gateway.pipeline.answers import AnswerStore
+from gateway.pipeline.errand import Errands
 from gateway.pipeline.exchange import begin
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.mirroring import Mirrors
@@ -270,6 +271,7 @@ class Worker:
             gateways=_alone if self._link is None else self._link.count,
             traces=bool(schema.telemetry.otlp),
             mirrors=Mirrors(self.gateway),
+            errands=Errands(self.gateway),
             timers=self.gateway.timers,
             releases=self._book,
             quotas=quotas,

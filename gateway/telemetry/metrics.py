@@ -59,6 +59,7 @@ class Metrics:
         self.retries: dict[tuple[str, str], int] = {}  # pool, cause
         self.failed_tries: dict[tuple[str, str], int] = {}  # pool, cause
         self.hedges: dict[tuple[str, str], int] = {}  # pool, won | lost
+        self.errands: dict[tuple[str, str, str], int] = {}  # endpoint, pool, result
         self.mirrored: dict[tuple[str, str, str], int] = {}  # endpoint, pool, result
         self.mirror_latency: dict[tuple[str, str], Histogram] = {}  # endpoint, pool
         self.unread: dict[tuple[str, str], int] = {}  # code, status
@@ -108,6 +109,10 @@ class Metrics:
                 _count(self.hedges, (tried.pool, "won" if tried.ended == "answered" else "lost"))
             if tried.ended not in NOT_FAILED:
                 _count(self.failed_tries, (tried.pool, tried.ended))
+
+    def observe_errand(self, endpoint: str, pool: str, result: str) -> None:
+        """Count a step of a graph, or a batch."""
+        _count(self.errands, (endpoint, pool, result))
 
     def observe_mirrored(self, endpoint: str, pool: str, result: str, seconds: float) -> None:
         """Count one mirrored copy. seconds: 0.0 for one that was not made."""
@@ -159,6 +164,7 @@ class Metrics:
             "headgate_hedges", "Second attempts beside a slow first one.", ("pool", "result"), self.hedges
         )
         labels = ("endpoint", "pool")
+        yield _counter("headgate_errands", "Steps of graphs, and batches.", (*labels, "result"), self.errands)
         yield _counter("headgate_mirrored", "Copies of requests.", (*labels, "result"), self.mirrored)
         latency = HistogramMetricFamily("headgate_mirror_seconds", "What copies took.", labels=labels)
         for key, histogram in sorted(self.mirror_latency.items()):

@@ -38,6 +38,10 @@ class Telemetry:
         """Count one mirrored copy."""
         self.metrics.observe_mirrored(endpoint, pool, result, seconds)
 
+    def on_errand(self, endpoint: str, pool: str, result: str) -> None:
+        """Count one prediction asked on our own account."""
+        self.metrics.observe_errand(endpoint, pool, result)
+
     def on_bug(self, ctx: Context, bug: Exception) -> None:
         """Log a bug with its stack, for us; the client got a code and a request id."""
         self.metrics.bugs += 1

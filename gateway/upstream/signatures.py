@@ -66,6 +66,7 @@ class ModelSignatures:
 
     def signature(self, pool: Pool, model: str, version: str) -> Eventual[Signature | None]:
         """Return the signature of `model` as this pool serves it, None when no instance ever told."""
+        pool, model = _asked(pool, model)
         if pool.signature is not None:
             return pool.signature
         if pool.speaks not in BY_NAME:
@@ -83,6 +84,7 @@ class ModelSignatures:
 
     def known(self, pool: Pool, model: str, version: str) -> Metadata | None:
         """Return what is known without asking."""
+        pool, model = _asked(pool, model)
         return self._entry(pool, model, version).metadata
 
     def _entry(self, pool: Pool, model: str, version: str) -> Known:
@@ -167,3 +169,9 @@ class ModelSignatures:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._grpc is not None:
             self._grpc.close()
+
+
+def _asked(pool: Pool, model: str) -> tuple[Pool, str]:
+    """Return whose instances are asked, and by which name: of a graph those of its front member."""
+    front = pool.front
+    return (pool, model) if front is pool else (front, front.model or model)

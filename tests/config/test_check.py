@@ -210,3 +210,28 @@ def test_thousands_of_principals_and_hundreds_of_endpoints_are_checked_in_time_l
         sys.setprofile(None)
     assert loaded.report() == ""
     assert calls < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("graphs", "problem"),
+    [
+        (
+            "{g: {graph: {sequence: [a, bb]}}}",
+            "b.yaml:1:35: pools.g.graph.sequence[1]: expected a pool: one of a, b, lite or g; found 'bb'",
+        ),
+        (
+            "{g: {graph: {sequence: [a, h]}}, h: {graph: {split: {g: 100%}}}}",
+            "expected a graph that ends somewhere, found a loop: g → h → g",
+        ),
+        ("{g: {graph: {sequence: [a], scatter: b}}}", "found sequence and scatter"),
+        ("{g: {graph: {}}}", "expected one of sequence, ensemble, switch, cascade, split, scatter"),
+        ("{g: {graph: {split: {a: 60%, b: 60%}}}}", "expected shares that add up to 100%, found 120%"),
+        ("{g: {graph: {ensemble: [a, b], need: 3}}}", "expected need: at most the 2 members, found 3"),
+        ("{g: {graph: {ensemble: [a, b], weights: {c: 1}}}}", "expected weights above 0 of members"),
+        ("{g: {graph: {switch: [a, b]}}}", "expected only the last case of a switch without a condition"),
+        ("{c: {instances: '1.2.3.4:5', speaks: grpc}, g: {graph: {scatter: c}}}", "'c', which speaks grpc"),
+    ],
+)
+def test_graphs_that_can_t_be_are_named(tmp_path, graphs, problem):
+    found = errors(tmp_path, "", b=f"pools: {graphs}\n")
+    assert len([line for line in found if problem in line]) == 1, found

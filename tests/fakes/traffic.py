@@ -215,12 +215,16 @@ class Witness:
     def __init__(self) -> None:
         self.done: list[Context] = []
         self.mirrored: list[tuple[str, str, str]] = []
+        self.errands: list[tuple[str, str, str]] = []
 
     def on_done(self, ctx: Context) -> None:
         self.done.append(ctx)
 
     def on_mirrored(self, endpoint: str, pool: str, result: str, seconds: float) -> None:
         self.mirrored.append((endpoint, pool, result))
+
+    def on_errand(self, endpoint: str, pool: str, result: str) -> None:
+        self.errands.append((endpoint, pool, result))
 
     def on_bug(self, ctx: Context, bug: Exception) -> None:
         raise bug

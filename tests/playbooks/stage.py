@@ -213,6 +213,8 @@ class Stage:
     def on_mirrored(self, endpoint: str, pool: str, result: str, seconds: float) -> None:
         self.mirrored.append((endpoint, pool, result))
 
+    def on_errand(self, endpoint: str, pool: str, result: str) -> None: ...
+
     def on_bug(self, ctx: Context, bug: Exception) -> None:
         self.bugs.append(bug)
 
