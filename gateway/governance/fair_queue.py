@@ -8,8 +8,8 @@ The order of service:
    back after a pause starts at the virtual time of the last one served, so nobody banks idle time. No tenant
    that waits gets more than one call's cost beyond its share (start-time fair queueing).
 3. Age: the oldest of that tenant first, as long as it is fresh. When its oldest has used up more than `old`
-   of its time the newest goes first: under overload a queue served in order of arrival serves everybody at
-   the edge of death, one served from the fresh end serves most of them well.
+   of the time that it can wait (deadline - tail) the newest goes first: under overload a queue served in
+   order of arrival serves everybody at the edge of death, one served from the fresh end most of them well.
 
 Who can't make it any more (now + tail > deadline) is dropped when met, or by `expire`. `tail` is how long
 nearly all calls take (p95), not the mean: with the mean, half of those sent arrive late, sent for nothing.
@@ -108,7 +108,7 @@ class _Band(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """Calls that wait for a pool. limit: how many at most. old: share of its time after which one is old.
+    """Calls that wait for a pool. limit: how many at most. old: share of the time that one can wait.
 
     on_drop(item, why): told of each one that leaves unserved, but for those withdrawn.
     """

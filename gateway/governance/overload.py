@@ -1,34 +1,20 @@
-"""Overload: how many calls at once, and who goes without first.
+"""Overload of the gateway itself: how hard pressed it is, and who goes without first.
 
-Two laws. The limit on one pool (`AdaptiveLimit`) is additive increase, multiplicative decrease bounded
-by a target latency, by windows of at least 250 ms and 20 answers:
+`Gauge` turns the worst of several loads, each divided by what is tolerable, into a level from 0.0 (at ease)
+to 1.0. It rises at once and falls by at most `relief` per second, so it does not flap with each gust.
+`Shedder` refuses that share of the requests that are not critical, the least important first: the mix of
+recent requests gives each class its stretch of [0, 1), sheddable before normal, a request gets a place in
+its class's stretch by chance, and goes without when that place lies below the level. So at level 0.3 the
+lowest 30 % go, be that all of a class or a part of it. Critical requests are never shed here; the limits on
+pools bound them (governance/concurrency.py).
 
-    p90 > target                       limit *= max(0.7, target / p90)
-    else if the limit was reached      limit += max(1, sqrt(limit) * min(1, 4 * (target / p90 - 1)))
-
-with target = 60 % of what the client is promised. It needs a target because on a server that batches,
-latency rises with useful work: laws that read "slower than before" as overload (Vegas, gradients) park
-at .59–.82 of the capacity in simulation (loadtests/sims/overload.py), this one at 1.00. Calls sent before
-the last change say nothing about it and are left out: without that it grows past the knee before the first
-slow answer comes back.
-
-Who goes first: `Gauge` turns the worst of several loads, each divided by what is tolerable, into a level
-from 0.0 (at ease) to 1.0. It rises at once and falls by at most `relief` per second, so it does not flap
-with each gust. `Shedder` refuses that share of the requests that are not critical, the least important
-first: the mix of recent requests gives each class its stretch of [0, 1), sheddable before normal, a
-request gets a place in its class's stretch by chance, and goes without when that place lies below the
-level. So at level 0.3 the lowest 30 % go, be that all of a class or a part of it. Critical requests are
-never shed here; the limits on pools bound them.
-
-Source: SLO-AIMD simulated in loadtests/sims; Cinnamon's cumulative shedding (Uber, 2023); DAGOR
-(SoCC'18); Google SRE book, ch. 21 (criticality).
+Source: Cinnamon's cumulative shedding (Uber, 2023); DAGOR (SoCC'18); Google SRE book, ch. 21 (criticality).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from math import inf, sqrt
 
 
 class Importance(IntEnum):
@@ -37,85 +23,6 @@ class Importance(IntEnum):
     CRITICAL = 0
     NORMAL = 1
     SHEDDABLE = 2
-
-
-class AdaptiveLimit:
-    """Calls that one pool may have under way, so that nine of ten stay under the target.
-
-    target: seconds. minimum, maximum: bounds of the limit. initial: where it starts. Low, because it doubles
-    within a second or two, and a start above the knee fills the backend's own queue before anything is known.
-    """
-
-    __slots__ = (
-        "_began",
-        "_changed_at",
-        "_most",
-        "_samples",
-        "limit",
-        "maximum",
-        "minimum",
-        "target",
-    )
-
-    BEYOND = 1.25  # critical calls may go so far beyond the limit: they don't wait for a batch to end
-    WINDOW = 0.25
-    ANSWERS = 20
-    LARGEST = 1000  # answers kept per window: p90 of the first thousand is as good
-
-    def __init__(
-        self, target: float, *, minimum: float = 1.0, maximum: float = 1000.0, initial: float = 16.0
-    ) -> None:
-        if target <= 0:
-            raise ValueError(f"the target latency must be positive, not {target}")
-        self.target = target
-        self.minimum = minimum
-        self.maximum = max(minimum, maximum)
-        self.limit = min(self.maximum, max(minimum, initial))
-        self._samples: list[float] = []
-        self._most = 0
-        self._began: float | None = None
-        self._changed_at = -inf
-
-    @property
-    def urgent(self) -> float:
-        """The limit for critical calls."""
-        return min(self.maximum, self.limit * self.BEYOND)
-
-    def record(self, latency: float, ok: bool, in_flight: int, now: float) -> None:
-        """Learn from one answer. in_flight: calls under way as it came, itself included.
-
-        A failure counts as one that took longer than the target, as a timeout would.
-        """
-        if now - latency < self._changed_at:
-            return
-        if in_flight > self._most:
-            self._most = in_flight
-        if self._began is None:
-            self._began = now
-        samples = self._samples
-        if len(samples) < self.LARGEST:
-            samples.append(latency if ok else max(latency, 2 * self.target))
-        if now - self._began >= self.WINDOW and len(samples) >= self.ANSWERS:
-            self._adapt(now)
-
-    def _adapt(self, now: float) -> None:
-        ordered = sorted(self._samples)
-        p90 = max(1e-6, ordered[int(0.9 * (len(ordered) - 1))])
-        limit = self.limit
-        if p90 > self.target:
-            limit *= max(0.7, self.target / p90)
-        elif self._most >= limit - 1:
-            limit += max(1.0, sqrt(limit) * min(1.0, 4.0 * (self.target / p90 - 1.0)))
-        limit = min(self.maximum, max(self.minimum, limit))
-        if limit != self.limit:
-            self._changed_at = now
-        self.limit = limit
-        self._samples = []
-        self._most = 0
-        self._began = None
-
-    def __repr__(self) -> str:
-        return f"<AdaptiveLimit {self.limit:.1f} for {self.target * 1000:g} ms>"
 
 
 class Gauge:

@@ -270,8 +270,11 @@ class Concurrency:
     limit: int = setting(
         1024, "calls under way, all instances together", "calls", example=64, at_least=1, short=True
     )
-    target: Duration | None = setting(
-        None, "adapt the limit so that nine calls of ten stay under this", example="200ms"
+    target: Duration | Literal["auto"] | None = setting(
+        None,
+        "find the limit: as many as bring throughput while nine calls of ten stay under this; `auto`: under "
+        "80 % of the time that clients give",
+        example="200ms",
     )
 
 
@@ -300,7 +303,7 @@ class Queue:
     )
     old: Ratio = setting(
         Ratio(0.25),
-        "share of its time after which a call is old: then a tenant's newest goes before its oldest",
+        "share of the time that a call can wait after which it is old: then its tenant's newest goes first",
         example="25%",
         at_least=0.01,
         at_most=1,
