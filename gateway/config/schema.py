@@ -284,6 +284,11 @@ class Stores:
         "file that keeps the state of releases, or memory; a log of their events stands beside it",
         example="/var/lib/headgate/releases.json",
     )
+    quotas: str = setting(
+        ".headgate/quotas.db",
+        "file that keeps what was spent of quotas, or memory; with counters in Redis they are there",
+        example="/var/lib/headgate/quotas.db",
+    )
     on_store_failure: Failure = setting(
         "local", "while the counters are away: count here, let pass, or refuse", example="local"
     )

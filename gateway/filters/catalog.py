@@ -47,6 +47,7 @@ from gateway.filters import (
     headers,
     importance,
     mirror,
+    quota,
     release,
     safe_to_retry,
     send,
@@ -75,6 +76,7 @@ PLACES: Mapping[str, int] = {
     "slo": 44,
     "importance": 45,
     "upgrade": 46,
+    "quota": 47,  # its rows: 69
     "concurrent": 49,
     "throttle": 50,  # its rows: 70
     "explicit": 58,
@@ -101,6 +103,7 @@ FILTER_KINDS: tuple[FilterKind[Any], ...] = (
     slo.KIND,
     importance.KIND,
     upgrade.KIND,
+    quota.KIND,
     concurrent.KIND,
     throttle.KIND,
     validate.KIND,

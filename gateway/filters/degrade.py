@@ -67,6 +67,7 @@ _WHEN: Final[Mapping[str, When]] = {
     "signature_unknown": "unavailable",
     "fault_injected": "unavailable",
     "rate_limited": "quota",
+    "quota_exhausted": "quota",
 }
 
 

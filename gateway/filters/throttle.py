@@ -38,9 +38,9 @@ from typing import Final
 from gateway.config.kind import REQUIRED, setting
 from gateway.config.schema import Failure
 from gateway.config.units import Duration, Rate, parse_rate, render_rate
+from gateway.filters.throttle_built import filters_of, unit_of
 from gateway.filters.throttle_claims import KEYS, Level, Unit
-from gateway.filters.throttle_costs import CostThrottle
-from gateway.filters.throttling import BytesThrottle, HeadThrottle, RowsThrottle, Throttling
+from gateway.filters.throttling import Book
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
 
 _TEXT: Final = re.compile(
@@ -85,7 +85,7 @@ class Throttle:
         if found is None:
             raise ValueError(f"expected a throttle like 50/s or `5/s per principal burst 5`, found {text!r}")
         rate = parse_rate(f"{found['count']}/{found['period']}")
-        return cls(rate, found["per"] or "", _burst(found["burst"]), _unit(found["unit"] or "requests"))
+        return cls(rate, found["per"] or "", _burst(found["burst"]), unit_of(found["unit"] or "requests"))
 
     def __post_init__(self) -> None:
         if self.per and self.per not in KEYS and not (self.per.startswith("header:") and self.per[7:]):
@@ -111,21 +111,6 @@ def _burst(text: str | None) -> float | None:
     return float(text)
 
 
-def _unit(text: str) -> Unit:
-    match text:
-        case "requests" | "request":
-            return "requests"
-        case "rows" | "row":
-            return "rows"
-        case "bytes" | "byte":
-            return "bytes"
-        case "tokens" | "token":
-            return "tokens"
-        case "compute":
-            return "compute"
-    raise ValueError(f"expected requests, rows, bytes, tokens or compute before the slash, found {text!r}")
-
-
 def _level(rule: Rule[Throttle], parts: Parts) -> Level:
     throttle = rule.value
     return Level(
@@ -145,18 +130,8 @@ def _level(rule: Rule[Throttle], parts: Parts) -> Level:
 
 def _build(rules: Sequence[Rule[Throttle]], parts: Parts) -> Iterable[Filter]:
     levels = [_level(rule, parts) for rule in dict.fromkeys(rules)]
-    by_head = [level for level in levels if level.unit in ("requests", "bytes")]
-    by_cost = [level for level in levels if level.unit in ("tokens", "compute")]
-    by_rows = [level for level in levels if level.unit == "rows"]
-    head: Throttling | None = None
-    if by_head:
-        counts_bytes = any(level.unit == "bytes" for level in by_head)
-        head = BytesThrottle(by_head, parts) if counts_bytes else HeadThrottle(by_head, parts)
-        yield head
-    if by_cost:
-        yield CostThrottle(by_cost, parts, head)
-    if by_rows:
-        yield RowsThrottle(by_rows, parts, head)
+    book = Book("throttle", parts.counters, parts.local_counters, head=50, rows=70, free=False)
+    return filters_of(levels, parts, book)
 
 
 KIND = FilterKind("throttle", Throttle, summary="how much may pass", accumulates=True, build=_build)

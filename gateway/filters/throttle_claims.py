@@ -95,7 +95,8 @@ class Level:
     unit: what is counted. rate: of it, per period. size: of a full bucket. per: whose bucket. limit: all that
     as the policy says it. plain: it applies to everybody, always. steady: to whom it applies and which bucket
     it means depends on the principal alone, where there is one. pace: s that a request may wait for its turn.
-    status: of its refusals.
+    status, code: of its refusals. passed, refused, waited: requests that it decided; of refused ones only
+    those where it was the one that made them wait longest.
     """
 
     __slots__ = (
@@ -103,17 +104,22 @@ class Level:
         "_prefix",
         "_subject",
         "burst",
+        "code",
         "limit",
         "member",
         "name",
         "on_failure",
         "pace",
+        "passed",
+        "per",
         "plain",
         "rate",
+        "refused",
         "rule",
         "status",
         "steady",
         "unit",
+        "waited",
     )
 
     def __init__(
@@ -130,7 +136,12 @@ class Level:
         pace: float = 0.0,
         exact: bool = False,
         status: int = 429,
+        code: str = "rate_limited",
+        name: str = "",
+        identity: bytes = b"",
     ) -> None:
+        """name: in the RateLimit fields; default the policy's. identity: of its buckets, where it is not the
+        policy and the limit's text."""
         lasting = rule.since is None and rule.until is None and not rule.during
         self.rule = rule
         self.plain = lasting and rule.who == EVERYBODY
@@ -140,12 +151,17 @@ class Level:
         self.burst = size
         self.limit = limit
         self.on_failure: Failure = on_failure or parts.on_store_failure
-        name = rule.policy or parts.endpoint
+        name = name or rule.policy or parts.endpoint
         self.name = quoted(name)
         self.member = policy_item(name, rate.count, rate.period, _COUNTED[unit])
-        self._prefix = (EXACT if exact else b"") + f"{rule.policy}\0{limit}\0".encode()
+        self._prefix = identity or (EXACT if exact else b"") + f"{rule.policy}\0{limit}\0".encode()
         self.pace = pace
         self.status = status
+        self.code = code
+        self.per = per
+        self.passed = 0
+        self.refused = 0
+        self.waited = 0
         self._subject, always = _subject(per, parts)
         self._fixed: Claim | None = None
         if always is not None and unit == "requests":

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.filters.throttle_claims import Level, Unit
-from gateway.filters.throttling import Throttling, Verdict
+from gateway.filters.throttling import Book, Throttling, Verdict
 from gateway.http.message import Response
 from gateway.pipeline.context import Context, Slot
 from gateway.pipeline.filter import Parts
@@ -45,10 +45,9 @@ class _Use:
 class CostThrottle(Throttling):
     """Throttles in tokens and compute. usual: what a request of this endpoint usually costs, per unit."""
 
-    place = 51
-
-    def __init__(self, levels: Sequence[Level], parts: Parts, head: Throttling | None) -> None:
-        super().__init__(levels, parts)
+    def __init__(self, levels: Sequence[Level], parts: Parts, book: Book, head: Throttling | None) -> None:
+        super().__init__(levels, parts, book)
+        self.place = book.head + 1
         self._head = head
         self._use: Slot[_Use] = Slot()
         self._counts_tokens = any(level.unit == "tokens" for level in levels)

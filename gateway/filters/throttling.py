@@ -24,7 +24,7 @@ from gateway.pipeline.context import Context, Slot
 from gateway.pipeline.errors import Refusal
 from gateway.pipeline.filter import Parts
 from gateway.pipeline.moments import Filter
-from gateway.pipeline.ports import Claim, Grant, Principal, StoreUnavailable, Timers
+from gateway.pipeline.ports import Claim, CounterStore, Grant, Principal, StoreUnavailable, Timers
 from gateway.pipeline.prediction import ROWS_KEPT, is_prediction, read_prediction
 from gateway.pipeline.promise import Eventual, Promise
 
@@ -32,6 +32,7 @@ Verdict: TypeAlias = Response | Refusal | None
 
 KNOWN: Final = 4096  # principals whose throttles are remembered
 JITTER: Final = 0.25  # at most so much later than need be, lest all refused come back at once
+LONGEST_JITTER: Final = 30.0  # s
 STORE_RETRY: Final = 1.0  # s, what a client hears while the counters are away
 _ONE_REQUEST: Final[Mapping[Unit, float]] = {"requests": 1.0}
 
@@ -44,25 +45,46 @@ def _fields(level: Level, grant: Grant) -> Headers:
     ]
 
 
+class Book:
+    """Where limits of one verb are counted. local: while the store is away. head, rows: the places of what
+    can be decided by the head, and of rows. is_free_if_refused: a request that is refused later on, by
+    whichever filter, gets all back.
+    """
+
+    __slots__ = ("head", "is_free_if_refused", "local", "rows", "store", "verb")
+
+    def __init__(
+        self, verb: str, store: CounterStore, local: CounterStore, head: int, rows: int, free: bool
+    ) -> None:
+        self.verb = verb
+        self.store = store
+        self.local = local
+        self.head = head
+        self.rows = rows
+        self.is_free_if_refused = free
+
+
 # The filters
 
 
 class Throttling(Filter):
     """What both filters do: claim from the throttles that apply, together.
 
-    would_refuse: requests that a throttle with `enforce: false` would have refused.
+    would_refuse: requests that a throttle with `enforce: false` would have refused. levels: all of them.
     """
 
-    name = "throttle"
-
-    def __init__(self, levels: Sequence[Level], parts: Parts) -> None:
+    def __init__(self, levels: Sequence[Level], parts: Parts, book: Book) -> None:
+        self.name = book.verb
+        self.place = book.head
+        self.levels = tuple(levels)
+        self._is_free_if_refused = book.is_free_if_refused
         self._acting = tuple(level for level in levels if level.rule.enforce)
         self._rehearsing = tuple(level for level in levels if not level.rule.enforce)
         self._all_plain = all(level.plain for level in levels)
         units = {level.unit for level in levels}
         self._unit = units.pop() if len(units) == 1 else None
-        self._store = parts.counters
-        self._local = parts.local_counters
+        self._store = book.store
+        self._local = book.local
         self._gateways = parts.gateways
         self._clock = parts.clock
         self._timers = parts.timers
@@ -83,8 +105,10 @@ class Throttling(Filter):
         spent = self._spent.get(ctx)
         if spent is not None:
             spent.over = True
-            if spent.grant is not None and not spent.grant.allowed and not ctx.attempts:
-                spent.give_back(ctx.now)  # it left before its turn came
+            if spent.grant is not None and not ctx.attempts:
+                left_early = not spent.grant.allowed  # before its turn came
+                if left_early or (self._is_free_if_refused and ctx.refusal is not None):
+                    spent.give_back(ctx.now)
 
     def refund(self, ctx: Context) -> None:
         """Give everything back: the request was refused after all."""
@@ -139,6 +163,7 @@ class Throttling(Filter):
         A client that leaves meanwhile gives its turn back at the end of its request.
         """
         self.paced += 1
+        spent.levels[grant.binding].waited += 1
         spent.store.settle(spent.claims, ctx.now)
         spent.grant = grant
         later: Promise[Verdict] = Promise()
@@ -155,13 +180,18 @@ class Throttling(Filter):
     def _decided(self, ctx: Context, spent: Spent, grant: Grant) -> Eventual[Verdict]:
         if ctx.trail is not None:
             level = spent.levels[grant.binding]
-            _note(ctx, level, grant, "passed" if grant.allowed else "refused")
+            _note(ctx, self.name, level, grant, "passed" if grant.allowed else "refused")
         if not grant.allowed:
             level = spent.levels[grant.binding]
             if level.pace and grant.retry_after <= level.pace and self._timers is not None and not ctx.dry:
                 return self._wait(ctx, spent, grant, self._timers)
-            return _refusal(level, grant, 1.0 + JITTER * self._chance())
+            if not ctx.dry:
+                level.refused += 1
+            return _refusal(level, grant, self._chance())
         spent.grant = grant
+        if not ctx.dry:
+            for level in spent.levels:
+                level.passed += 1
         if spent.over:
             spent.give_back(self._clock.now())
             return None
@@ -211,9 +241,10 @@ class Throttling(Filter):
                 also.give_back(self._clock.now())
             return
         self.would_refuse += 1
-        ctx.rehearsed += ((also.levels[0].rule.policy, "rate_limited"),)
+        level = also.levels[0]
+        ctx.rehearsed += ((level.rule.policy, level.code),)
         if ctx.trail is not None:
-            _note(ctx, also.levels[0], grant, "would refuse")
+            _note(ctx, self.name, level, grant, "would refuse")
 
 
 def _share(claim: Claim, share: int) -> Claim:
@@ -222,7 +253,7 @@ def _share(claim: Claim, share: int) -> Claim:
     return Claim(claim.key, claim.cost, claim.rate / share, burst)
 
 
-def _refusal(level: Level, grant: Grant, stretch: float) -> Refusal:
+def _refusal(level: Level, grant: Grant, chance: float) -> Refusal:
     policy = level.rule.policy
     if grant.retry_after == inf:
         return Refusal(
@@ -235,23 +266,23 @@ def _refusal(level: Level, grant: Grant, stretch: float) -> Refusal:
         )
     return Refusal(
         level.status,
-        "rate_limited",
+        level.code,
         f"more than the limit of {level.limit}",
         policy=policy,
-        retry_after=grant.retry_after * stretch,
+        retry_after=grant.retry_after + chance * min(JITTER * grant.retry_after, LONGEST_JITTER),
         headers=_fields(level, grant),
         details={"limit": level.limit},
     )
 
 
-def _note(ctx: Context, level: Level, grant: Grant, verdict: str) -> None:
+def _note(ctx: Context, verb: str, level: Level, grant: Grant, verdict: str) -> None:
     numbers = {
         "limit": level.limit,
         "remaining": grant.remaining,
         "retry_after": round(grant.retry_after, 3),
         "reset": round(grant.reset, 3),
     }
-    ctx.note("throttle", verdict, level.rule.policy, level.rule.origin, numbers)
+    ctx.note(verb, verdict, level.rule.policy, level.rule.origin, numbers)
 
 
 def _pass_on(verdict: Eventual[Verdict], later: Promise[Verdict]) -> None:
@@ -264,10 +295,8 @@ def _pass_on(verdict: Eventual[Verdict], later: Promise[Verdict]) -> None:
 class HeadThrottle(Throttling):
     """Throttles in requests."""
 
-    place = 50
-
-    def __init__(self, levels: Sequence[Level], parts: Parts) -> None:
-        super().__init__(levels, parts)
+    def __init__(self, levels: Sequence[Level], parts: Parts, book: Book) -> None:
+        super().__init__(levels, parts, book)
         self._steady = all(level.steady for level in levels)
         self._known: dict[str, Due] = {}  # by the principal's name
 
@@ -295,8 +324,6 @@ class BytesThrottle(Throttling):
     the fact, one byte of room lets it begin.
     """
 
-    place = 50
-
     def on_request(self, ctx: Context) -> Eventual[Verdict]:
         """Spend one request and the announced bytes."""
         length = ctx.request.length
@@ -306,8 +333,8 @@ class BytesThrottle(Throttling):
             self._unannounced.set(ctx, True)
         return self._decide(ctx, {"requests": 1.0, "bytes": float(length or 1)})
 
-    def __init__(self, levels: Sequence[Level], parts: Parts) -> None:
-        super().__init__(levels, parts)
+    def __init__(self, levels: Sequence[Level], parts: Parts, book: Book) -> None:
+        super().__init__(levels, parts, book)
         self._unannounced: Slot[bool] = Slot()
 
     def on_request_chunk(self, ctx: Context, chunk: bytes, last: bool) -> bytes:
@@ -330,11 +357,11 @@ class BytesThrottle(Throttling):
 class RowsThrottle(Throttling):
     """Throttles in rows of predictions, reserved until the request's end."""
 
-    place = 70
     needs_body = True
 
-    def __init__(self, levels: Sequence[Level], parts: Parts, head: Throttling | None) -> None:
-        super().__init__(levels, parts)
+    def __init__(self, levels: Sequence[Level], parts: Parts, book: Book, head: Throttling | None) -> None:
+        super().__init__(levels, parts, book)
+        self.place = book.rows
         self._signatures = parts.signatures
         self._head = head
 

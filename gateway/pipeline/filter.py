@@ -101,6 +101,8 @@ class Parts:
     errands: Errands | None = None  # None: nothing is asked on the gateway's own account
     timers: Timers | None = None  # None: nothing waits here
     releases: Releases | None = None  # None: every filter has releases of its own
+    quotas: CounterStore | None = None  # None: every filter counts its own, in memory
+    local_quotas: CounterStore | None = None  # while the ledger is away
 
 
 @dataclass(frozen=True)

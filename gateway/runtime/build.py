@@ -53,6 +53,8 @@ class Ports:
     errands: Errands | None = None
     timers: Timers | None = None
     releases: Releases | None = None
+    quotas: CounterStore | None = None
+    local_quotas: CounterStore | None = None
 
 
 @dataclass
@@ -218,6 +220,8 @@ def _endpoint(
         errands=ports.errands,
         timers=ports.timers,
         releases=ports.releases,
+        quotas=ports.quotas,
+        local_quotas=ports.local_quotas,
     )
     filters: list[Filter] = []
     candidates = resolve.candidates(schema, KINDS, config.name)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from gateway.config.resolve import Who
 from gateway.config.units import Rate
-from gateway.filters.throttle import KIND, BytesThrottle, HeadThrottle, RowsThrottle, Throttle
+from gateway.filters.throttle import KIND, Throttle
+from gateway.filters.throttling import BytesThrottle, HeadThrottle, RowsThrottle
 from gateway.pipeline.errors import Refusal, UpstreamConnectError
 from gateway.pipeline.filter import Rule
 from gateway.pipeline.ports import Principal, StoreUnavailable
