@@ -19,7 +19,7 @@ from typing import Final
 
 from gateway.governance.eviction import Queues
 
-SHARES: Final = (0.01, 0.1, 0.4, 1.0)
+SHARES = (0.01, 0.1, 0.4, 1.0)  # not Final: other compiled modules read it
 FEW: Final = 256  # entries of a shadow, at least, where the cache has so many
 LEAST_SHARE: Final = 5  # a sample is one key in 2 to this power, at least
 MARGIN: Final = 0.01  # of all requests: hits more

@@ -14,7 +14,7 @@ from gateway.config.recurring import Weekly
 from gateway.config.resolve import Who
 from gateway.config.schema import Failure, IssuerConfig
 from gateway.pipeline.moments import Filter as Filter  # found here, too
-from gateway.pipeline.ports import BlobStore, Clock, CounterStore, Ids, KeySource, Principal, Timers
+from gateway.pipeline.ports import BlobStore, Clock, CounterStore, Ids, KeySource, Principal, Threads, Timers
 
 if TYPE_CHECKING:  # a pool is built before the filters that name it: a type alone here
     from gateway.pipeline.answers import AnswerStore
@@ -100,6 +100,7 @@ class Parts:
     mirrors: Mirrors | None = None  # None: nothing is mirrored here
     errands: Errands | None = None  # None: nothing is asked on the gateway's own account
     timers: Timers | None = None  # None: nothing waits here
+    threads: Threads | None = None  # None: long work is done at once
     releases: Releases | None = None  # None: every filter has releases of its own
     quotas: CounterStore | None = None  # None: every filter counts its own, in memory
     local_quotas: CounterStore | None = None  # while the ledger is away

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.errors import GatewayError
 from gateway.pipeline.pool_verbs import Tls
-from gateway.pipeline.promise import Eventual
+from gateway.pipeline.promise import Eventual, Promise
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -47,6 +49,17 @@ class Timers(Protocol):
 
     def punctual(self, deadline: float, callback: Callable[[], None]) -> Cancellable:
         """Call back once, within a millisecond or two of `deadline`: dearer, for hedges and pauses."""
+        ...
+
+
+class Threads(Protocol):
+    """Does long work beside the event loop."""
+
+    def run(self, work: Callable[[], T]) -> Promise[T]:
+        """Do it in a thread: nothing that the event loop touches meanwhile.
+
+        What it raises is the promise's failure.
+        """
         ...
 
 

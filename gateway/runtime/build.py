@@ -26,7 +26,7 @@ from gateway.pipeline.graphs import GraphPool
 from gateway.pipeline.mirroring import Mirrors
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.pool_verbs import PoolSettings
-from gateway.pipeline.ports import BlobStore, Clock, CounterStore, Ids, KeySource, Principal, Timers
+from gateway.pipeline.ports import BlobStore, Clock, CounterStore, Ids, KeySource, Principal, Threads, Timers
 from gateway.pipeline.prediction import Signatures
 from gateway.pipeline.pressure import Pressure
 from gateway.pipeline.releases import Releases
@@ -52,6 +52,7 @@ class Ports:
     mirrors: Mirrors | None = None
     errands: Errands | None = None
     timers: Timers | None = None
+    threads: Threads | None = None
     releases: Releases | None = None
     quotas: CounterStore | None = None
     local_quotas: CounterStore | None = None
@@ -219,6 +220,7 @@ def _endpoint(
         mirrors=ports.mirrors,
         errands=ports.errands,
         timers=ports.timers,
+        threads=ports.threads,
         releases=ports.releases,
         quotas=ports.quotas,
         local_quotas=ports.local_quotas,

@@ -55,6 +55,7 @@ from gateway.runtime.policies import Policies
 from gateway.runtime.registries import CannotStart, open_registry
 from gateway.runtime.releasing import Releasing, aside, catch_up, read_act, state_file
 from gateway.runtime.sensing import sense
+from gateway.runtime.threads import WorkThreads
 from gateway.runtime.world import SystemClock, SystemIds
 from gateway.server.listener import Listener
 from gateway.server.timers import SweptTimers
@@ -256,6 +257,8 @@ class Worker:
         self._answers = AnswerStore(schema.stores.cache.size, blobs, blobs)
         if blobs is not None:
             blobs.follow(self._answers.heard, self._answers.trust)
+        threads = WorkThreads(asyncio.get_running_loop())
+        self._stack.callback(threads.close)
         self._issuers = Issuers(self._http, self._clock.now, self._folder)
         self._stack.push_async_callback(self._issuers.close)
         return Ports(
@@ -273,6 +276,7 @@ class Worker:
             mirrors=Mirrors(self.gateway),
             errands=Errands(self.gateway),
             timers=self.gateway.timers,
+            threads=threads,
             releases=self._book,
             quotas=quotas,
             local_quotas=Quotas(MemoryLedger(), self._clock.wall),

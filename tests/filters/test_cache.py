@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import orjson
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 from gateway.config.units import Duration, Ratio, Size
 from gateway.filters import degrade, release, send
 from gateway.filters.cache import KIND, Cache
+from gateway.filters.cache_whole import LARGE
 from gateway.http.message import Headers, Response
 from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.choice import Explicit
 from gateway.pipeline.errors import UpstreamReset
 from gateway.pipeline.ports import Principal
+from gateway.pipeline.promise import Promise
 from gateway.stores.memory import MemoryBlobs
 from tests.fakes.clock import ManualClock
 from tests.fakes.traffic import V1, V2, Sent, Traffic, inputs, instances
@@ -517,3 +520,40 @@ def test_a_wrong_question_is_answered_again_for_a_moment_where_asked(code: int, 
         assert (again.down.status, again.down.body) == (code, b'{"error": "no"}')
         traffic.clock.advance(1)
         assert not traffic.send().down.answered
+
+
+class Aside:
+    """Implements Threads: does the work when the test says so."""
+
+    def __init__(self) -> None:
+        self.work: list[tuple[Callable[[], object], Promise[Any]]] = []
+
+    def run(self, work: Callable[[], Any]) -> Promise[Any]:
+        self.work.append((work, Promise()))
+        return self.work[-1][1]
+
+    def do(self) -> None:
+        for work, promise in self.work:
+            promise.resolve(work())
+        self.work.clear()
+
+
+def test_the_key_of_a_large_question_is_taken_aside() -> None:
+    traffic = Traffic()
+    aside = traffic.parts.threads = Aside()
+    traffic.use(KIND, Cache(Duration(30.0)))
+    rows = (LARGE // 8) + 1
+    large = b'{"instances": [%b]}' % b",".join([b"[1, 2]"] * rows)
+    first = traffic.send(body=large)
+    assert traffic.upstream.calls == []
+    aside.do()
+    traffic.upstream.calls[0].answer(b'{"predictions": [7]}')
+    assert first.down.status == 200
+    again, gone = traffic.send(body=large), traffic.send(body=large)
+    gone.exchange.on_client_gone()
+    aside.do()
+    assert again.down.field(b"cache-status") == b"headgate; hit"
+    assert not gone.down.answered
+    assert len(traffic.upstream.calls) == 1
+    traffic.send(body=b'{"instances": [[1, 2]]}')
+    assert aside.work == [], "a small one is not worth it"

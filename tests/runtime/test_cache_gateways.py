@@ -1,0 +1,137 @@
+"""The cache over real sockets: asked once however many ask, over two gateways on a real Redis too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from tests.runtime.running import Backend, Running, backend, kserve, model_page, question, running, until
+from tests.services.redis import RedisServer
+
+INFER = "/v2/models/m/infer"
+KEPT = "    cache: {ttl: 60s, scope: shared}\n"
+redis = pytest.mark.service("redis")
+
+
+class Slow:
+    """A model server that takes its time, and counts what it is asked."""
+
+    def __init__(self, made: Backend, pause: float) -> None:
+        self.asked: Counter[tuple[float, ...]] = Counter()
+        self.pause = pause
+        made.handler = self.answer
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "POST":
+            self.asked[tuple((await request.json())["inputs"][0]["data"])] += 1
+            await asyncio.sleep(self.pause)
+        return await kserve(request)
+
+
+async def ask(gateway: Running, *row: float) -> tuple[int, str]:
+    async with gateway.http.post(INFER, json=question(*row)) as answer:
+        await answer.read()
+        return answer.status, answer.headers.get("cache-status", "")
+
+
+async def leave_early(gateway: Running, *row: float) -> None:
+    """Ask and hang up before there can be an answer."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await ask(gateway, *row)
+
+
+@pytest.fixture
+async def slow() -> AsyncIterator[tuple[Slow, int]]:
+    async with backend() as made:
+        yield Slow(made, 0.1), made.port
+
+
+@pytest.fixture
+async def pair(
+    slow: tuple[Slow, int], redis_server: RedisServer, tmp_path: Path
+) -> AsyncIterator[tuple[Running, Running]]:
+    async with AsyncExitStack() as stack:
+        one, other = [
+            await stack.enter_async_context(on_redis(tmp_path / name, slow[1], redis_server))
+            for name in ("one", "other")
+        ]
+        yield one, other
+
+
+def on_redis(folder: Path, port: int, server: RedisServer):
+    folder.mkdir(exist_ok=True)
+    base = f"log: {{access: off}}\nstores:\n  cache: {{url: '{server.url}', timeout: 1s}}\n"
+    return running(folder, model_page(port, KEPT), base)
+
+
+async def test_forty_who_ask_at_once_cost_one_call_per_question(
+    slow: tuple[Slow, int], tmp_path: Path
+) -> None:
+    model, port = slow
+    async with running(tmp_path, model_page(port, KEPT)) as gateway:
+        told = await asyncio.gather(*(ask(gateway, row, 1.0) for row in (1.0, 2.0) for _ in range(20)))
+        assert {status for status, _ in told} == {200}
+        assert dict(model.asked) == {(1.0, 1.0): 1, (2.0, 1.0): 1}
+        assert await ask(gateway, 1.0, 1.0) == (200, "headgate; hit")
+
+
+async def test_a_flight_survives_its_leaders(slow: tuple[Slow, int], tmp_path: Path) -> None:
+    model, port = slow
+    async with running(tmp_path, model_page(port, KEPT)) as gateway:
+        await ask(gateway, 0.0, 0.0)  # the signature is known
+        leaving = asyncio.create_task(leave_early(gateway, 1.0, 1.0))
+        await until(lambda: model.asked[1.0, 1.0] == 1)
+        told = await asyncio.gather(*(ask(gateway, 1.0, 1.0) for _ in range(20)))
+        await leaving
+        assert {status for status, _ in told} == {200}
+        assert model.asked[1.0, 1.0] <= 2, "the leader's and its successor's"
+
+
+@redis
+async def test_two_gateways_ask_once_together(slow: tuple[Slow, int], pair: tuple[Running, Running]) -> None:
+    model, _ = slow
+    told = await asyncio.gather(
+        *(ask(gateway, row, 2.0) for row in (1.0, 2.0, 3.0) for gateway in pair for _ in range(8))
+    )
+    assert {status for status, _ in told} == {200}
+    assert set(model.asked.values()) == {1}
+    assert len(model.asked) == 3
+
+
+@redis
+async def test_a_purge_on_one_gateway_holds_on_the_other_and_a_new_one_starts_warm(
+    slow: tuple[Slow, int], pair: tuple[Running, Running], redis_server: RedisServer, tmp_path: Path
+) -> None:
+    model, port = slow
+    one, other = pair
+    await ask(one, 1.0, 1.0)
+    assert await ask(other, 1.0, 1.0) == (200, "headgate; hit")
+    async with on_redis(tmp_path / "late", port, redis_server) as late:
+        await until(lambda: late.worker._answers.trusted)
+        assert await ask(late, 1.0, 1.0) == (200, "headgate; hit"), "what others asked is known"
+    assert model.asked[1.0, 1.0] == 1
+    async with one.admin.delete("/cache?model=m") as purged:
+        assert (await purged.json())["purged"] == 1
+    await until(lambda: len(other.worker._answers) == 0)
+    assert (await ask(other, 1.0, 1.0))[1].startswith("headgate; fwd=miss")
+    assert model.asked[1.0, 1.0] == 2
+
+
+@redis
+async def test_without_redis_each_gateway_goes_on_alone(
+    slow: tuple[Slow, int], pair: tuple[Running, Running], redis_server: RedisServer
+) -> None:
+    model, _ = slow
+    await ask(pair[0], 1.0, 1.0)
+    redis_server.kill()
+    assert await ask(pair[0], 1.0, 1.0) == (200, "headgate; hit")
+    told = await asyncio.gather(*(ask(gateway, 5.0, 5.0) for gateway in pair for _ in range(8)))
+    assert {status for status, _ in told} == {200}
+    assert model.asked[5.0, 5.0] == 2, "once for each gateway"
