@@ -5,6 +5,7 @@ unbounded queue of its own and knows no deadlines. The gateway limits what is un
 its own queue. Goodput is answers within 500 ms over what the backend can do at best. Beside ours, limits of
 other gateways and libraries, written anew from their code or documentation, without a queue:
 
+    auto         ours without a target: within the time that clients give
     none         everything goes through
     gradient     latency against its minimum, p90, buffer 25 % (the law of Envoy's adaptive concurrency)
     gradient2    long-term against short-term mean latency, tolerance 1.5 (Netflix' concurrency-limits)
@@ -22,8 +23,8 @@ from math import inf, log, log10, sqrt
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from gateway.governance.concurrency import AdaptiveLimit
 from gateway.governance.fair_queue import FairQueue
-from gateway.governance.overload import AdaptiveLimit
 from gateway.governance.quantile import RecentQuantile
 from loadtests.sims.report import Cell, Report, Target
 
@@ -242,10 +243,12 @@ class Gateway:
         self.events = events
         self.in_flight = 0
         self.sent: dict[int, float] = {}
+        self.came: dict[int, float] = {}
         self.tail = RecentQuantile(0.95, warm_up=20, window=1.0)
         self.queue: FairQueue[int] = FairQueue(1000 if queued else 0, lambda call, why: None)
 
     def arrive(self, call: int, now: float, importance: int, slowness: float) -> None:
+        self.came[call] = now
         before = self.queue.size if importance else self.queue.critical
         if not before and self._may_send(importance == 0):
             self._send(call, now, slowness)
@@ -254,12 +257,15 @@ class Gateway:
 
     def back(self, calls: list[int], now: float, slowness: float) -> None:
         self.backend.done()
+        self.backend.work(now, slowness, self.events)
         for call in calls:
             latency = now - self.sent.pop(call)
             self.tail.observe(latency, now)
             self.limit.record(latency, True, self.in_flight, now)
             self.in_flight -= 1
-        self.backend.work(now, slowness, self.events)
+            self._pump(now, slowness)
+
+    def _pump(self, now: float, slowness: float) -> None:
         while self.queue.size and self._may_send(self.queue.critical > 0):
             next_ = self.queue.pop(now, self.tail.value() or 0.05)
             if next_ is None:
@@ -275,6 +281,8 @@ class Gateway:
     def _send(self, call: int, now: float, slowness: float) -> None:
         self.in_flight += 1
         self.sent[call] = now
+        if isinstance(self.limit, AdaptiveLimit) and self.limit.learns_time:
+            self.limit.give(self.came[call] + self.promise - now)
         self.backend.take(call, now, slowness, self.events)
 
 
@@ -345,93 +353,84 @@ def simulate(scenario: Scenario, law: Law, queued: bool, seed: int) -> Outcome:
 Law = Callable[[Servers, float], Limit]
 """Makes the limit of a backend for a promised time."""
 LAWS: dict[str, tuple[Law, bool]] = {
-    "ours": (lambda _, promise: AdaptiveLimit(0.6 * promise), True),
+    "ours": (lambda _, promise: AdaptiveLimit(0.8 * promise), True),
+    "auto": (lambda *_: AdaptiveLimit(None), True),
     "none": (lambda *_: NoLimit(), False),
     "gradient": (lambda *_: Gradient(), False),
     "gradient2": (lambda *_: Gradient2(), False),
     "vegas": (lambda *_: Vegas(), False),
     "oracle": (lambda backend, _: Fixed(backend.best), True),
 }
-TUNED = {
-    f"{name}, {label}": Scenario(backend, times, slowness)
+SHAPES = {
+    f"{name}, {times:g} x{', half as fast' if slowness > 1.0 else ''}": Scenario(backend, times, slowness)
     for name, backend in (("servers", Servers), ("batching", Batching))
-    for label, times, slowness in (
-        ("2 x", 2.0, 1.0),
-        ("5 x", 5.0, 1.0),
-        ("10 x", 10.0, 1.0),
-        ("1.6 x, half as fast", 1.6, 2.0),
-    )
+    for slowness in (1.0, 2.0)
+    for times in (2.0, 5.0, 10.0)
 }
-TUNED.update(
-    {
-        "4 servers, heavy tail, 3 x": Scenario(lambda rng: Servers(rng, 4, 0.06, 1.2), 3.0, 1.0, 0.8),
-        "64 servers, 4 x": Scenario(lambda rng: Servers(rng, 64, 0.15, 0.4), 4.0, 1.0, 0.6),
-        "batches of 8, 3 x": Scenario(lambda rng: Batching(rng, 8, 0.05, 0.01), 3.0, 1.0, 0.6),
-        "batches of 64, 6 x": Scenario(lambda rng: Batching(rng, 64, 0.01, 0.002), 6.0, 1.0, 0.5),
-    }
-)
+"""What the targets are about: one setting for all twelve."""
+OTHERS = {
+    "batching, 1.6 x, half as fast": Scenario(Batching, 1.6, 2.0),
+    "4 servers, heavy tail, 3 x": Scenario(lambda rng: Servers(rng, 4, 0.06, 1.2), 3.0, 1.0, 0.8),
+    "64 servers, 4 x": Scenario(lambda rng: Servers(rng, 64, 0.15, 0.4), 4.0, 1.0, 0.6),
+    "batches of 8, 3 x": Scenario(lambda rng: Batching(rng, 8, 0.05, 0.01), 3.0, 1.0, 0.6),
+    "batches of 64, 6 x": Scenario(lambda rng: Batching(rng, 64, 0.01, 0.002), 6.0, 1.0, 0.5),
+}
 HELD_OUT = {
-    "held out: 24 servers, 6 x": Scenario(lambda rng: Servers(rng, 24, 0.03, 0.9), 6.0, 1.0, 0.25),
-    "held out: batches of 16, 2.5 x, slower": Scenario(
-        lambda rng: Batching(rng, 16, 0.03, 0.006), 2.5, 1.5, 0.8
+    "held out: 32 servers, 7 x": Scenario(lambda rng: Servers(rng, 32, 0.04, 0.8), 7.0, 1.0, 0.4),
+    "held out: 10 servers, 4 x, slower": Scenario(lambda rng: Servers(rng, 10, 0.08, 0.5), 4.0, 1.7, 0.7),
+    "held out: batches of 24, 8 x": Scenario(lambda rng: Batching(rng, 24, 0.015, 0.003), 8.0, 1.0, 0.4),
+    "held out: batches of 48, 3 x, slower": Scenario(
+        lambda rng: Batching(rng, 48, 0.04, 0.0015), 3.0, 1.8, 0.6
     ),
+    "held out: batches of 4, 5 x": Scenario(lambda rng: Batching(rng, 4, 0.03, 0.01), 5.0, 1.0, 0.5),
 }
+COMPARED = ("servers, 5 x", "servers, 5 x, half as fast", "batching, 5 x", "batching, 5 x, half as fast")
+"""Where the others run, besides on what was held out."""
 
 
 def run() -> Report:
-    """Ours and the oracle three times on each scenario, the others once."""
+    """Ours three times on each scenario, other laws once on some."""
     rows: list[list[Cell]] = []
     ours: dict[str, Outcome] = {}
-    for name, scenario in {**TUNED, **HELD_OUT}.items():
+    auto: dict[str, Outcome] = {}
+    for name, scenario in {**SHAPES, **OTHERS, **HELD_OUT}.items():
+        fresh = name in HELD_OUT
         for law, (make, queued) in LAWS.items():
-            seeds = (1, 2, 3) if law == "ours" else (1,)
+            if law not in ("ours", "auto") and name not in COMPARED and not fresh:
+                continue
+            first = 11 if fresh else 1
+            seeds = (first, first + 1, first + 2) if law == "ours" else (first,)
             several = [simulate(scenario, make, queued, seed) for seed in seeds]
             mean = Outcome(*(sum(values) / len(seeds) for values in zip(*several, strict=True)))
             if law == "ours":
                 ours[name] = mean
+            elif law == "auto":
+                auto[name] = mean
             rows.append([name, law, *(round(value, 4) for value in mean)])
-    full = list(TUNED)[:7]
+    surges = [name for name in SHAPES if name.endswith("10 x")]
     return Report(
         "Overload: good answers over what the backend can do",
-        "The target (60 % of the promise) was chosen on the first eight, the start on all but the last two.",
+        "The law's constants were chosen on all that is not held out (seeds 1, 2), then frozen; what is held "
+        "out ran once, on seeds 11 to 13. The target is 80 % of the promise everywhere.",
         ("scenario", "limit", "goodput", "first 5 s", "after", "calm", "wasted", "critical"),
         rows,
         (
-            Target("goodput, least of seven tuned scenarios", min(ours[n].goodput for n in full), ">=", 0.98),
-            Target(
-                "the first five seconds, least of the seven", min(ours[n].first for n in full), ">=", 0.95
-            ),
-            Target(
-                "batching and suddenly half as fast (0.98 is not reached)",
-                ours["batching, 1.6 x, half as fast"].goodput,
-                ">=",
-                0.9,
-            ),
-            Target(
-                "critical calls in time at 10 x, lesser of two",
-                min(ours["servers, 10 x"].important, ours["batching, 10 x"].important),
-                ">=",
-                0.999,
-            ),
-            Target(
-                "critical calls in time, least of all that batch",
-                min(one.important for name, one in ours.items() if "batch" in name),
-                ">=",
-                0.999,
-            ),
+            Target("goodput, least of the twelve shapes", min(ours[n].goodput for n in SHAPES), ">=", 0.98),
+            Target("the first five seconds, least of them", min(ours[n].first for n in SHAPES), ">=", 0.95),
+            Target("critical calls in time at 10 x", min(ours[n].important for n in surges), ">=", 0.999),
+            Target("good answers while calm", min(ours[n].calm for n in SHAPES), ">=", 0.999),
+            Target("without a target: goodput", min(auto[n].goodput for n in SHAPES), ">=", 0.97),
             Target("goodput, least of those held out", min(ours[n].goodput for n in HELD_OUT), ">=", 0.98),
-            Target(
-                "good answers while calm, least of the seven", min(ours[n].calm for n in full), ">=", 0.999
-            ),
+            Target("the first five seconds, held out", min(ours[n].first for n in HELD_OUT), ">=", 0.95),
         ),
         lambda axes: _draw(axes, rows),
     )
 
 
 def _draw(axes: Axes, rows: list[list[Cell]]) -> None:
-    names = [*TUNED, *HELD_OUT]
+    names = [*COMPARED, *HELD_OUT]
     for index, law in enumerate(LAWS):
-        values = [float(row[2] or 0.0) for row in rows if row[1] == law]
+        values = [float(row[2] or 0.0) for row in rows if row[1] == law and row[0] in names]
         axes.barh([i - 0.13 * index for i in range(len(names))], values, 0.12, label=law)
     axes.set_yticks([i - 0.3 for i in range(len(names))], names, fontsize=7)
     axes.invert_yaxis()
