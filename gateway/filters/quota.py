@@ -20,8 +20,8 @@ anew.
 Who counts together, what is counted, and who pays for what is never sent on are as for throttles, with one
 difference: a request that is refused, by whatever policy, costs no quota.
 
-A refusal is 429 `quota_exhausted` with Retry-After at the end of the window; the quota's name in the RateLimit
-fields is `POLICY:WINDOW`. `degrade` may answer instead: `when: [quota]`.
+A refusal is 429 `quota_exhausted` with Retry-After at the end of the window; the quota's name in the
+RateLimit fields is `POLICY:WINDOW`. `degrade` may answer instead: `when: [quota]`.
 """
 
 from __future__ import annotations

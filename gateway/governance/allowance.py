@@ -21,7 +21,7 @@ stores/redis_quotas.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
+from math import floor, inf
 from typing import Final, NamedTuple
 
 from gateway.governance.windows import Slot
@@ -64,7 +64,7 @@ def decide(counts: dict[int, float], ask: Ask) -> Told:
     left = ask.limit - sum(counts.values())
     granted = 0.0
     if ask.want > 0 and left + 1e-9 >= ask.need:
-        granted = max(ask.need, min(ask.want, left * PART))
+        granted = max(ask.need, float(floor(min(ask.want, left * PART))))
         counts[ask.slot] = counts.get(ask.slot, 0.0) + granted
         left -= granted
     held = [slot for slot, drawn in counts.items() if drawn > 0]

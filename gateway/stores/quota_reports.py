@@ -1,4 +1,4 @@
-"""Tells the ledger of quotas every second or so what lies idle and what was spent beyond, and all at the end."""
+"""Tells the ledger of quotas every second or so what lies idle or was spent beyond, and all at the end."""
 
 from __future__ import annotations
 

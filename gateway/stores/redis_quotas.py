@@ -42,7 +42,7 @@ for i, key in ipairs(KEYS) do
   mine = math.max(0, mine + settle)
   local left, granted = limit - sum - mine, 0
   if want > 0 and left + 1e-9 >= need then
-    granted = math.max(need, math.min(want, left * %f))
+    granted = math.max(need, math.floor(math.min(want, left * %f)))
     mine, left = mine + granted, left - granted
   end
   if mine ~= before then
