@@ -104,6 +104,7 @@ class Breaker:
         "open_until",
         "opened_at",
         "settings",
+        "slow_calls",
         "state",
     )
 
@@ -113,6 +114,7 @@ class Breaker:
         self.opened_at: float | None = None  # when it last opened
         self.open_until = 0.0
         self.changes = 0  # transitions so far
+        self.slow_calls = 0  # so far, of those that were counted
         self._rng = rng
         self._slow_over = inf if settings.slow_over is None else settings.slow_over
         self._half = settings.window / 2
@@ -208,6 +210,25 @@ class Breaker:
         if self.state is State.HALF_OPEN:
             self._close()
 
+    def learn(self, successes: int, failures: int, slow: int, now: float) -> State | None:
+        """Count what other processes' calls came to, as far as this breaker is closed.
+
+        Their order is not known: any success among them ends a row of failures. Returns as `record` does.
+        """
+        if self.state is not State.CLOSED or successes + failures <= 0:
+            return None
+        if now >= self._half_ends:
+            self._turn(now)
+        before = self._in_a_row
+        self._calls += successes + failures
+        self._failures += failures
+        self._slow += slow
+        self._in_a_row = 0 if successes else before + failures
+        row = self.settings.consecutive
+        if before < row <= self._in_a_row:
+            return self._trip(now)
+        return self._trip(now) if (failures or slow) and self._too_bad() else None
+
     def _count(self, ok: bool, latency: float, now: float) -> State | None:
         if now >= self._half_ends:
             self._turn(now)
@@ -215,6 +236,7 @@ class Breaker:
         slow = latency > self._slow_over
         if slow:
             self._slow += 1
+            self.slow_calls += 1
         if ok:
             self._in_a_row = 0
             if not slow:
@@ -222,7 +244,7 @@ class Breaker:
         else:
             self._in_a_row += 1
             self._failures += 1
-            if self._in_a_row == self.settings.consecutive:
+            if self._in_a_row == self.settings.consecutive:  # 0: never
                 return self._trip(now)
         return self._trip(now) if self._too_bad() else None
 

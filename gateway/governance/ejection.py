@@ -156,6 +156,19 @@ class Ejector:
             _learn(track, True, now, calls)
             self._succeeded(track, now, calls)
 
+    def learn(self, key: str, successes: int, failures: int, now: float, size: int) -> float | None:
+        """Learn of calls whose order is not known: successes lie evenly between the failures.
+
+        Returns as `record` does.
+        """
+        until: float | None = None
+        for number in range(failures):
+            before = number * successes // (failures + 1)
+            self.passed(key, (number + 1) * successes // (failures + 1) - before, now)
+            until = self.record(key, False, now, size) or until
+        self.passed(key, successes - failures * successes // (failures + 1), now)
+        return until
+
     def doubted_until(self, key: str) -> float:
         """Return the instant until which instance `key` is doubted; -inf: it never was."""
         track = self._tracks.get(key)

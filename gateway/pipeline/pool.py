@@ -475,6 +475,16 @@ class Pool:
         if self.queue is not None:
             self.queue.learn(latency, now)
 
+    def learn_calls(self, instance: Instance, successes: int, failures: int, slow: int, now: float) -> None:
+        """Other workers' calls came to this: breaker and ejector judge as if they had been ours."""
+        if instance.breaker is not None:
+            instance.breaker.learn(successes, failures, slow, now)
+        until = self._ejector.learn(instance.id, successes, failures, now, len(self.members.instances))
+        if until is not None:
+            instance.ejected_until = max(until, instance.ejected_until)
+        if failures or instance.doubted_until > now:
+            self._doubt(instance, now)
+
     def _doubt(self, instance: Instance, now: float) -> None:
         """The ejector's doubt may have been raised, renewed or lifted: the picker heeds it from now on."""
         before = instance.doubted_until > now

@@ -26,6 +26,8 @@ from gateway.runtime.channel import Channel
 from gateway.runtime.policies import Policies
 from gateway.runtime.releasing import aside, releases_of
 from gateway.runtime.sharing import Sharing
+from gateway.runtime.tallies import Tallies
+from gateway.runtime.tallies import heed as heed_tallies
 from gateway.stores.leased import Draw, LeasedCounters
 from gateway.telemetry.families import families
 from gateway.telemetry.metrics import Metrics
@@ -113,6 +115,7 @@ class Link:
         self._counters: LeasedCounters | None = None
         self._crewman: Crewman | None = None
         self._sharing = Sharing()
+        self._tallies = Tallies()
         self._unwell: frozenset[tuple[str, str]] = frozenset()
         self._heard: list[messages.Sighting] = []
         self._rounds: asyncio.Queue[messages.Prepare | messages.Commit | messages.Abort] = asyncio.Queue()
@@ -214,6 +217,9 @@ class Link:
             self._sharing.heed(crewman.snapshot, heard, now)
             if seen:
                 self._send(messages.Saw(tuple(seen)))
+            tallies = self._tallies.look(crewman.snapshot, now)
+            if tallies:
+                self._send(messages.Tallied(tuple(tallies)))
             await asyncio.sleep(LOOK)
 
     async def _beat(self, crewman: Crewman) -> None:
@@ -322,6 +328,8 @@ class Link:
                 self._unwell = frozenset(instances)
             case messages.Saw(sightings):
                 self._heard += sightings
+            case messages.Tallied(tallies) if crewman is not None:
+                heed_tallies(crewman.snapshot, tallies, crewman.now())
             case messages.Prepare() | messages.Commit() | messages.Abort():
                 self._rounds.put_nowait(message)
             case messages.Ask() if crewman is not None:

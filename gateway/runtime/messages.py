@@ -5,6 +5,7 @@
       (policies, members, who is unwell) ◄────── Welcome
       Ready ──────────────────────────────────► (it serves)
       Beat, Counted, Draw, Seen ──────────────►  Drawn, Members, Unwell, Seen, Ask ──► Told
+      Tallied ────────────────────────────────►  Tallied, to all others
       Evidence, Holding ──────────────────────►  Released (the weight of a release)
       Prepared ◄─ Prepare, then Commit or Abort (all workers take new policies, or none)
       (ends) ◄────────────────────────────────── Leave
@@ -45,6 +46,16 @@ class Sighting(msgspec.Struct, frozen=True, array_like=True):
     instance: str
     what: Literal["ejected", "opened", "closed"]
     until: float
+
+
+class Tally(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker's calls of an instance came to since it last told. instance "": of the whole pool."""
+
+    pool: str
+    instance: str
+    successes: int
+    failures: int
+    slow: int
 
 
 # From a worker
@@ -107,6 +118,12 @@ class Saw(_Message, frozen=True):
     """What it found out."""
 
     sightings: tuple[Sighting, ...]
+
+
+class Tallied(_Message, frozen=True):
+    """What its calls came to."""
+
+    tallies: tuple[Tally, ...]
 
 
 class Evidence(_Message, frozen=True):
@@ -219,7 +236,7 @@ class Leave(_Message, frozen=True):
 
 
 FromWorker: TypeAlias = (
-    Hello | Ready | Failed | Beat | Counted | Drawing | Prepared | Told | Saw | Evidence | Holding
+    Hello | Ready | Failed | Beat | Counted | Drawing | Prepared | Told | Saw | Tallied | Evidence | Holding
 )
 FromSupervisor: TypeAlias = (
     Welcome
@@ -234,6 +251,7 @@ FromSupervisor: TypeAlias = (
     | Cover
     | Leave
     | Saw
+    | Tallied
     | Released
 )
 
@@ -241,7 +259,7 @@ _encoder = msgspec.msgpack.Encoder()
 _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 _from_supervisor: msgspec.msgpack.Decoder[FromSupervisor] = msgspec.msgpack.Decoder(FromSupervisor)
 
-_KINDS: tuple[type[msgspec.Struct], ...] = (Sighting, *_Message.__subclasses__())
+_KINDS: tuple[type[msgspec.Struct], ...] = (Sighting, Tally, *_Message.__subclasses__())
 
 VERSION = hashlib.blake2b(
     repr(

@@ -6,8 +6,8 @@ the same in all processes of a host, for they share its monotonic clock. What th
 say travels as the whole set of those that are unwell, and is applied again at every look: a verdict about an
 instance that the worker doesn't know yet isn't lost.
 
-What is not shared: latencies, in-flight calls and the counts that lead to a transition. With n workers an
-instance that fails one call in ten is found by the first worker that has seen enough of them.
+The breaker of a whole pool is told of as that of the instance "". The counts that lead to a transition are
+told too, in their own way (tallies.py). What is not shared: latencies and calls in flight.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 
-from gateway.governance.breaker import State
+from gateway.governance.breaker import Breaker, State
 from gateway.pipeline.pool import Instance, Pool
 from gateway.pipeline.snapshot import Snapshot
 from gateway.runtime.messages import Sighting
@@ -25,7 +25,7 @@ from gateway.runtime.messages import Sighting
 class _Known:
     """What was told of an instance, or heard."""
 
-    instance: Instance
+    instance: Instance | Pool
     ejected_until: float
     changes: int
 
@@ -44,38 +44,58 @@ class Sharing:
             key = (pool.name, instance.id)
             if unwell is not None:
                 _judge(instance, key not in unwell)
-            breaker = instance.breaker
-            changes = 0 if breaker is None else breaker.changes
             before = known.get(key)
             if before is None or before.instance is not instance:
                 before = _Known(instance, 0.0, 0)
             if instance.ejected_until > max(now, before.ejected_until):
                 seen.append(Sighting(*key, "ejected", instance.ejected_until))
-            if breaker is not None and changes != before.changes:
-                if breaker.state is State.OPEN:
-                    seen.append(Sighting(*key, "opened", breaker.open_until))
-                elif breaker.state is State.CLOSED:
-                    seen.append(Sighting(*key, "closed", now))
-            self._known[key] = _Known(instance, instance.ejected_until, changes)
+            seen += _moved(key, instance.breaker, before.changes, now)
+            self._known[key] = _Known(instance, instance.ejected_until, _changes(instance.breaker))
+        for pool in snapshot.pools.values():
+            if pool.breaker is not None:
+                key = (pool.name, "")
+                before = known.get(key)
+                seen += _moved(
+                    key, pool.breaker, before.changes if before and before.instance is pool else 0, now
+                )
+                self._known[key] = _Known(pool, 0.0, pool.breaker.changes)
         return seen
 
     def heed(self, snapshot: Snapshot, sightings: Iterable[Sighting], now: float) -> None:
         """Apply what another worker found out."""
         for sighting in sightings:
             pool = snapshot.pools.get(sighting.pool)
+            if pool is not None and not sighting.instance:
+                _apply(pool.breaker, sighting, now)
+                self._known[sighting.pool, ""] = _Known(pool, 0.0, _changes(pool.breaker))
+                continue
             for instance in () if pool is None else pool.members.instances:
                 if instance.id == sighting.instance:
-                    _apply(instance, sighting, now)
-                    changes = 0 if instance.breaker is None else instance.breaker.changes
+                    if sighting.what == "ejected":
+                        instance.ejected_until = max(instance.ejected_until, sighting.until)
+                    _apply(instance.breaker, sighting, now)
                     key = (sighting.pool, instance.id)
-                    self._known[key] = _Known(instance, instance.ejected_until, changes)
+                    self._known[key] = _Known(instance, instance.ejected_until, _changes(instance.breaker))
 
 
-def _apply(instance: Instance, sighting: Sighting, now: float) -> None:
-    breaker = instance.breaker
+def _changes(breaker: Breaker | None) -> int:
+    return 0 if breaker is None else breaker.changes
+
+
+def _moved(key: tuple[str, str], breaker: Breaker | None, changes: int, now: float) -> list[Sighting]:
+    """What is to be told of a breaker that had so many changes when it was last looked at."""
+    if breaker is None or breaker.changes == changes:
+        return []
+    match breaker.state:
+        case State.OPEN:
+            return [Sighting(*key, "opened", breaker.open_until)]
+        case State.CLOSED:
+            return [Sighting(*key, "closed", now)]
+    return []  # half open: found out by everybody's own clock
+
+
+def _apply(breaker: Breaker | None, sighting: Sighting, now: float) -> None:
     match sighting.what:
-        case "ejected":
-            instance.ejected_until = max(instance.ejected_until, sighting.until)
         case "opened" if breaker is not None and sighting.until > now:
             breaker.open_too(sighting.until, now)
         case "closed" if breaker is not None:

@@ -216,6 +216,8 @@ class Supervisor:
                     hand.send(messages.Drawn(draw.number, tuple(answers)))
             case messages.Saw(sightings):
                 self._saw(hand, sightings)
+            case messages.Tallied():
+                self._tell(message, but=hand)
             case messages.Evidence(gathered):
                 self._releasing.gather(gathered)
             case messages.Holding(release, revision):

@@ -62,18 +62,28 @@ async def move(gateway: Crewed, act: str) -> int:
 async def test_the_evidence_of_all_workers_adds_up_to_one_decision(
     tmp_path: Path, stable: Version, candidate: Version
 ) -> None:
-    candidate.broken = 0.5
-    async with crewed(tmp_path, page(stable, candidate, "{weight: 30%, judge: {}}"), 2) as gateway:
-        for _ in range(30):
+    async with crewed(tmp_path, page(stable, candidate, "{weight: 50%, judge: {}}"), 2) as gateway:
+        await ask(gateway, 24)
+
+        async def all_arrived() -> bool:
+            return sum((await release_of(gateway))["requests"].values()) == 24
+
+        await gateway.until(all_arrived, "what every worker saw")
+        candidate.broken = 1.0
+
+        async def taken_back() -> bool:
             await ask(gateway, 5)
-            if (await release_of(gateway))["phase"] == "rolled_back":
-                break
-        shown = await release_of(gateway)
-        assert shown["phase"] == "rolled_back"
+            return (await release_of(gateway))["phase"] == "rolled_back"
+
+        await gateway.until(taken_back, "the verdict")
         assert await gateway.metric("headgate_release_weight", release="m") == 0
-        await asyncio.sleep(0.3)
+
+        async def all_heard() -> bool:
+            return {served for _, served in await ask(gateway, 12)} == {"v1"}
+
+        await gateway.until(all_heard, "the weight at every worker")
         asked = candidate.asked
-        assert {served for _, served in await ask(gateway, 20)} == {"v1"}
+        assert await ask(gateway, 20) == {(200, "v1"): 20}
         assert candidate.asked == asked
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from tests.runtime.crews import Crewed, crewed, page
 from tests.runtime.hammer import Hammer, excess, quick_backend
@@ -535,6 +537,39 @@ async def test_an_instance_that_one_worker_ejects_is_left_alone_by_all(tmp_path:
             os.kill(replaced[0], signal.SIGKILL)
             await gateway.until(gateway_is_whole_without(gateway, replaced[0], 3))
             assert await gateway.metric("headgate_instance_ejected", instance=address) == 1
+
+
+async def test_a_breaker_opens_by_what_all_workers_saw_together(tmp_path: Path) -> None:
+    """Twelve calls over four workers: none of them saw enough, together they did."""
+
+    async def fail(request: web.Request) -> web.Response:
+        return web.Response(status=500)
+
+    app = web.Application()
+    app.router.add_get("/", fail)
+    breaker = "breaker: {errors: 50%, min_calls: 12, window: 60s, cool_down: 60s}"
+    async with TestServer(app, host="127.0.0.1") as server:
+        policies = page(server.port or 0).replace("instances:", f"{breaker}, instances:")
+        await _opens_together(tmp_path, policies)
+
+
+async def _opens_together(tmp_path: Path, policies: str) -> None:
+    async with crewed(tmp_path, policies, 4) as gateway:
+
+        async def ask() -> int:
+            async with (
+                aiohttp.ClientSession() as http,  # a connection of its own: the kernel picks the worker
+                http.get(f"http://127.0.0.1:{gateway.port}/") as answer,
+            ):
+                return answer.status
+
+        assert [await ask() for _ in range(12)] == [500] * 12
+
+        async def opened() -> bool:
+            return {one["state"] for one in await gateway.json("/instances")} == {"breaker_open"}
+
+        await gateway.until(opened, "the breaker of every worker")
+        assert {await ask() for _ in range(8)} == {503}
 
 
 def failures(views: list[dict[str, Any]], instance: str) -> int:
