@@ -1,4 +1,4 @@
-"""HTTP/2's states: of a connection, its streams and its windows. RFC 9113 §4 to §6. Sans-io, strict.
+"""HTTP/2's frames as they come in, and what a connection makes of them. RFC 9113 §4 to §6. Sans-io, strict.
 
     bytes --feed--> events           send_headers, send_piece, … --data_to_send--> bytes
 
@@ -11,11 +11,8 @@ Written for the edge: whatever a peer can make us keep or do is bounded, and the
   with the code that §4 to §6 name, and a GOAWAY that says so is ready to be sent.
 * GOAWAY ends nothing by itself: streams up to the last one named are finished (§6.8).
 
-    idle --HEADERS--> open --END_STREAM--> half closed --END_STREAM--> closed
-                       any --RST_STREAM--> closed
-
-A closed stream is forgotten but for how it was closed, and of that the last `_REMEMBERED`: frames on a
-stream that *we* reset crossed our word and are ignored, all others are an error of the peer (§5.1).
+Streams, windows and all that is sent are h2_streams.py's. Of frames on a closed stream those that came after
+*our* reset crossed our word and are ignored; all others are an error of the peer (§5.1).
 
 `h2` did this before and took 170 of a gRPC call's 290 µs (docs/adr/0033-own-http2-machine.md); it is what
 tests/http/test_h2_machine.py holds this against.
@@ -43,9 +40,7 @@ from gateway.http.h2_frames import (
     INITIAL_WINDOW_SIZE,
     MAX_CONCURRENT_STREAMS,
     MAX_FRAME_SIZE,
-    MAX_HEADER_LIST_SIZE,
     MAX_WINDOW,
-    NO_ERROR,
     PADDED,
     PING,
     PREFACE,
@@ -67,22 +62,23 @@ from gateway.http.h2_frames import (
     StreamReset,
     TrailersReceived,
     frame_head,
-    goaway,
     rst_stream,
-    settings,
-    window_update,
 )
-from gateway.http.h2_patience import Patience
-from gateway.http.hpack_plain import PlainEncoder
+from gateway.http.h2_streams import (
+    BY_END,
+    BY_THEM,
+    BY_US,
+    CONNECTION_WINDOW,
+    FRAME,
+    LARGE_GAIN,
+    SMALL,
+    SMALL_GAIN,
+    Stream,
+    Streams,
+)
 from gateway.http.hpack_read import BadBlock, HpackReader
 
-STREAM_WINDOW: Final = 65_535  # bytes that a peer may send ahead on one stream: what it is before SETTINGS
-CONNECTION_WINDOW: Final = 1024 * 1024  # … and on all together
-FRAME: Final = 16 * 1024  # bytes of a frame's payload, both ways
-STREAMS: Final = 100  # that a peer may have open
-_REMEMBERED: Final = 512  # closed streams of which is known how they were closed
 _BLOCK_FRAMES: Final = 16  # that one header block may come in
-_LAST_STREAM: Final = (1 << 31) - 1
 
 # What frames cost of the allowance.
 _COSTS: Final = {
@@ -95,15 +91,7 @@ _COSTS: Final = {
 }
 _UNKNOWN_COST: Final = 1.0
 _EMPTY_COST: Final = 1.0
-_SMALL_GAIN: Final = 0.125  # a frame of data pays for the window updates and pings around it
-_LARGE_GAIN: Final = 0.5
-_SMALL: Final = 256  # bytes
 _REQUEST_GAIN: Final = 1.0
-
-# How a stream was closed.
-_BY_END: Final = 1
-_BY_US: Final = 2
-_BY_THEM: Final = 3
 
 
 class Broken(Exception):
@@ -114,39 +102,8 @@ class Broken(Exception):
         self.code = code
 
 
-class _Stream:
-    """One stream that is not closed.
-
-    window: bytes that we may send; theirs: bytes that the peer may; taken: those that were given back and not
-    told yet. expected: bytes that the peer's Content-Length announced, -1 for none; received: of its body.
-    """
-
-    __slots__ = (
-        "expected",
-        "has_head",
-        "is_bodiless",
-        "local_ended",
-        "received",
-        "remote_ended",
-        "taken",
-        "theirs",
-        "window",
-    )
-
-    def __init__(self, window: int) -> None:
-        self.window = window
-        self.theirs = STREAM_WINDOW
-        self.taken = 0
-        self.expected = -1
-        self.received = 0
-        self.has_head = False  # the peer's final head came
-        self.is_bodiless = False  # the peer's answer has no body, whatever it announces
-        self.local_ended = False
-        self.remote_ended = False
-
-
-class Machine:
-    """One connection's states. client: which side we are."""
+class Machine(Streams):
+    """One connection. client: which side we are."""
 
     __slots__ = (
         "_block",
@@ -155,27 +112,11 @@ class Machine:
         "_block_limit",
         "_block_of",
         "_block_size",
-        "_client",
-        "_closed",
-        "_encoder",
-        "_first_window",
-        "_header_list",
-        "_highest_in",
-        "_highest_out",
         "_now",
-        "_out",
         "_pending",
         "_preface",
         "_reader",
         "_settled",
-        "_streams",
-        "_taken",
-        "_theirs",
-        "_window",
-        "_window_size",
-        "bound",
-        "connect_protocol",
-        "patience",
     )
 
     def __init__(
@@ -186,18 +127,11 @@ class Machine:
         header_list: bytes of one message's fields as HPACK counts them (§10.5.1). The peer is told of it; up
         to twice as much is still decoded, so that it can be told 431 instead of losing the connection.
         """
-        self.patience = Patience(1000.0, 100.0, now)
-        self.bound = MAX_WINDOW  # streams that the peer lets us open at once
-        self.connect_protocol = False  # the peer takes extended CONNECT (RFC 8441 §3)
-        self._client = client
-        self._header_list = header_list
-        self._window_size = window
+        super().__init__(client, now, header_list, window)
         self._now = now
-        self._out: list[bytes | memoryview] = []
         self._pending = b""
         self._preface = b"" if client else PREFACE  # what of it has not come yet
         self._settled = False  # the peer's first SETTINGS came
-        self._encoder = PlainEncoder()
         self._reader = HpackReader(2 * header_list)
         self._block: list[bytes] = []  # a header block that is unfinished
         self._block_of = 0  # the stream that it belongs to
@@ -205,42 +139,6 @@ class Machine:
         self._block_size = 0
         self._block_frames = 0
         self._block_limit = 2 * header_list
-        self._streams: dict[int, _Stream] = {}
-        self._closed: dict[int, int] = {}  # how the last ones were closed
-        self._highest_in = 0
-        self._highest_out = 0
-        self._first_window = STREAM_WINDOW  # of a new stream, towards the peer
-        self._window = STREAM_WINDOW  # bytes that we may send on all streams together
-        self._theirs = window  # bytes that the peer may
-        self._taken = 0
-
-    def open(self, connect_protocol: bool = False) -> None:
-        """Say how it begins (§3.4). connect_protocol: clients may ask for extended CONNECT."""
-        values = {
-            ENABLE_PUSH: 0,
-            MAX_CONCURRENT_STREAMS: STREAMS,
-            INITIAL_WINDOW_SIZE: STREAM_WINDOW,
-            MAX_FRAME_SIZE: FRAME,
-            MAX_HEADER_LIST_SIZE: self._header_list,
-        }
-        if connect_protocol:
-            values[ENABLE_CONNECT_PROTOCOL] = 1
-        if self._client:
-            self._out.append(PREFACE)
-        else:
-            del values[ENABLE_PUSH]  # it is the client's to say
-        self._out.append(settings(values))
-        self._out.append(window_update(0, self._window_size - STREAM_WINDOW))
-
-    def data_to_send(self) -> bytes:
-        """Take the bytes that are to be sent."""
-        out = self._out
-        if not out:
-            return b""
-        self._out = []
-        return b"".join(out)
-
-    # Receiving
 
     def feed(self, data: bytes, now: float) -> list[Event]:
         """Return what `data` means. Raises Broken; events before the fault are lost with the connection."""
@@ -324,7 +222,7 @@ class Machine:
         taken = len(payload)
         ended = flags & END_STREAM != 0
         if taken or ended:
-            self.patience.earn(_LARGE_GAIN if taken >= _SMALL else _SMALL_GAIN)
+            self.patience.earn(LARGE_GAIN if taken >= SMALL else SMALL_GAIN)
         else:
             self._spend(_EMPTY_COST)
         self._theirs -= taken
@@ -421,7 +319,7 @@ class Machine:
         else:
             self._on_head(stream_id, stream, fields, ends, events)
 
-    def _opened_by_peer(self, stream_id: int) -> _Stream | None:
+    def _opened_by_peer(self, stream_id: int) -> Stream | None:
         """Return a new stream; None for one that was closed. §5.1.1 says which can't be opened."""
         if self._client or stream_id % 2 == 0:
             if self._is_idle(stream_id):
@@ -432,11 +330,11 @@ class Machine:
                 raise self._broken(PROTOCOL_ERROR, "a stream below one that was opened before")
             return None
         self._highest_in = stream_id
-        self._streams[stream_id] = stream = _Stream(self._first_window)
+        self._streams[stream_id] = stream = Stream(self._first_window)
         return stream
 
     def _on_head(
-        self, stream_id: int, stream: _Stream, fields: list[Field], ends: bool, events: list[Event]
+        self, stream_id: int, stream: Stream, fields: list[Field], ends: bool, events: list[Event]
     ) -> None:
         status = b""
         length = -1
@@ -464,7 +362,7 @@ class Machine:
         events.append(HeadReceived(stream_id, fields, ends, False))
 
     def _on_trailers(
-        self, stream_id: int, stream: _Stream, fields: list[Field], ends: bool, events: list[Event]
+        self, stream_id: int, stream: Stream, fields: list[Field], ends: bool, events: list[Event]
     ) -> None:
         if not ends or (stream.expected >= 0 and stream.received != stream.expected):  # §8.1, §8.1.1
             self._fail_stream(stream_id, PROTOCOL_ERROR, events)
@@ -519,7 +417,7 @@ class Machine:
 
     def _on_rst_stream(self, stream_id: int, code: int, events: list[Event]) -> None:
         if stream_id in self._streams:
-            self._close(stream_id, _BY_THEM)
+            self._close(stream_id, BY_THEM)
             events.append(StreamReset(stream_id, code, True))
         elif self._is_idle(stream_id):
             raise self._broken(PROTOCOL_ERROR, "a frame on an idle stream")  # §5.1
@@ -557,28 +455,7 @@ class Machine:
             if stream.window > MAX_WINDOW:
                 raise self._broken(FLOW_CONTROL_ERROR, "a window that grows too far")
 
-    # Streams end
-
-    def _is_idle(self, stream_id: int) -> bool:
-        ours = stream_id % 2 == int(self._client)
-        return stream_id > (self._highest_out if ours else self._highest_in)
-
-    def _end_remote(self, stream_id: int, stream: _Stream) -> None:
-        stream.remote_ended = True
-        if stream.local_ended:
-            self._close(stream_id, _BY_END)
-
-    def _end_local(self, stream_id: int, stream: _Stream) -> None:
-        stream.local_ended = True
-        if stream.remote_ended:
-            self._close(stream_id, _BY_END)
-
-    def _close(self, stream_id: int, how: int) -> None:
-        del self._streams[stream_id]
-        closed = self._closed
-        closed[stream_id] = how
-        if len(closed) > _REMEMBERED:
-            del closed[next(iter(closed))]
+    # What is wrong
 
     def _fail_stream(self, stream_id: int, code: int, events: list[Event]) -> None:
         """End one stream, because of a frame of theirs (§5.4.2)."""
@@ -591,118 +468,14 @@ class Machine:
             self._fail_stream(stream_id, STREAM_CLOSED, events)
         elif self._is_idle(stream_id):
             raise self._broken(PROTOCOL_ERROR, "a frame on an idle stream")
-        elif self._closed.get(stream_id, _BY_END) != _BY_US:
-            self._closed[stream_id] = _BY_US
+        elif self._closed.get(stream_id, BY_END) != BY_US:
+            self._closed[stream_id] = BY_US
             self._out.append(rst_stream(stream_id, STREAM_CLOSED))
             events.append(StreamReset(stream_id, STREAM_CLOSED, False))
 
     def _broken(self, code: int, why: str) -> Broken:
         self.say_goodbye(code)
         return Broken(code, why)
-
-    # Sending
-
-    def begin(self, fields: list[Field], ended: bool) -> int:
-        """Open a stream with a request's head; returns its number, 0 when there is none left."""
-        stream_id = self._highest_out + 2 if self._highest_out else 1
-        if stream_id > _LAST_STREAM:
-            return 0
-        self._highest_out = stream_id
-        self._streams[stream_id] = stream = _Stream(self._first_window)
-        stream.is_bodiless = fields[0][1] == b"HEAD"
-        self._send_block(stream_id, fields, ended)
-        if ended:
-            stream.local_ended = True
-        return stream_id
-
-    def send_headers(self, stream_id: int, fields: list[Field], ended: bool) -> bool:
-        """Send a head, or trailers. False: the stream is closed for us."""
-        stream = self._streams.get(stream_id)
-        if stream is None or stream.local_ended:
-            return False
-        self._send_block(stream_id, fields, ended)
-        if ended:
-            self._end_local(stream_id, stream)
-        return True
-
-    def _send_block(self, stream_id: int, fields: list[Field], ended: bool) -> None:
-        block = self._encoder.encode(fields)
-        flags = END_STREAM if ended else 0
-        out = self._out
-        if len(block) <= FRAME:
-            out.append(frame_head(len(block), HEADERS, flags | END_HEADERS, stream_id))
-            out.append(block)
-            return
-        kind = HEADERS
-        for at in range(0, len(block), FRAME):
-            piece = block[at : at + FRAME]
-            last = END_HEADERS if at + FRAME >= len(block) else 0
-            out.append(frame_head(len(piece), kind, flags | last, stream_id))
-            out.append(piece)
-            kind, flags = CONTINUATION, 0
-
-    def room(self, stream_id: int) -> int:
-        """Bytes of data that may be sent on a stream now, in one frame."""
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            return 0
-        return max(0, min(stream.window, self._window, FRAME))
-
-    def send_piece(self, stream_id: int, data: bytes | memoryview, ended: bool) -> bool:
-        """Send one frame of data that `room` allows. False: the stream is closed for us."""
-        stream = self._streams.get(stream_id)
-        if stream is None or stream.local_ended:
-            return False
-        size = len(data)
-        self.patience.earn(_LARGE_GAIN if size >= _SMALL else _SMALL_GAIN)
-        stream.window -= size
-        self._window -= size
-        self._out.append(frame_head(size, DATA, END_STREAM if ended else 0, stream_id))
-        if size:
-            self._out.append(data)
-        if ended:
-            self._end_local(stream_id, stream)
-        return True
-
-    def is_open(self, stream_id: int) -> bool:
-        """May we still send on the stream?"""
-        stream = self._streams.get(stream_id)
-        return stream is not None and not stream.local_ended
-
-    def reset_stream(self, stream_id: int, code: int) -> bool:
-        """End a stream now. False: it was closed already."""
-        if stream_id not in self._streams:
-            return False
-        self._close(stream_id, _BY_US)
-        self._out.append(rst_stream(stream_id, code))
-        return True
-
-    def acknowledge(self, size: int, stream_id: int) -> None:
-        """Let the peer send as much again: what it sent has been handed on."""
-        self._give_back(size)
-        stream = self._streams.get(stream_id)
-        if stream is not None and not stream.remote_ended:
-            stream.taken += size
-            if stream.taken >= STREAM_WINDOW // 2:
-                self._out.append(window_update(stream_id, stream.taken))
-                stream.theirs += stream.taken
-                stream.taken = 0
-
-    def _give_back(self, size: int) -> None:
-        """Open the connection's window again; told when a quarter of it is to be given back."""
-        self._taken += size
-        if self._taken >= self._window_size // 4:
-            self._out.append(window_update(0, self._taken))
-            self._theirs += self._taken
-            self._taken = 0
-
-    def ping(self, data: bytes) -> None:
-        """Ask whether the peer lives. data: 8 bytes."""
-        self._out.append(frame_head(8, PING, 0, 0) + data)
-
-    def say_goodbye(self, code: int = NO_ERROR, last_stream_id: int | None = None) -> None:
-        """Send GOAWAY without ending anything (§6.8)."""
-        self._out.append(goaway(self._highest_in if last_stream_id is None else last_stream_id, code))
 
     def __repr__(self) -> str:
         return f"<Machine {'client' if self._client else 'server'} | {len(self._streams)} streams>"

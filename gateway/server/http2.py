@@ -42,8 +42,9 @@ from gateway.http.h2_frames import (
     TrailersReceived,
 )
 from gateway.http.h2_heads import Malformed, read_trailers
-from gateway.http.h2_machine import STREAMS, Broken, Machine
+from gateway.http.h2_machine import Broken, Machine
 from gateway.http.h2_patience import Patience
+from gateway.http.h2_streams import STREAMS
 from gateway.http.parse import BadRequest
 from gateway.pipeline.errors import BodyTimeout, BodyTooLarge, GatewayError
 from gateway.pipeline.ports import Cancellable, Peer, Receiver

@@ -39,7 +39,8 @@ from gateway.http.h2_frames import (
     TrailersReceived,
 )
 from gateway.http.h2_heads import Malformed, read_response, read_trailers
-from gateway.http.h2_machine import STREAM_WINDOW, STREAMS, Broken, Machine
+from gateway.http.h2_machine import Broken, Machine
+from gateway.http.h2_streams import STREAM_WINDOW, STREAMS
 from gateway.http.message import Response
 from gateway.pipeline.errors import (
     GatewayError,

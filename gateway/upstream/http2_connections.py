@@ -12,7 +12,7 @@ import ssl
 from collections import deque
 from typing import cast
 
-from gateway.http.h2_machine import STREAMS
+from gateway.http.h2_streams import STREAMS
 from gateway.http.outbox import Outbox
 from gateway.http.parse import HeadLimits
 from gateway.pipeline.errors import GatewayError, Overloaded, UpstreamConnectError, UpstreamTlsError

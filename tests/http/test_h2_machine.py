@@ -23,7 +23,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.http import h2_frames as frames
-from gateway.http.h2_machine import FRAME, STREAM_WINDOW, Broken, Machine
+from gateway.http.h2_machine import Broken, Machine
+from gateway.http.h2_streams import FRAME, STREAM_WINDOW
 from tests.fakes.http2_client import (
     CONTINUATION,
     DATA,
