@@ -15,10 +15,10 @@ TWIN := $(addprefix tests/,http governance pipeline playbooks filters stores/tes
 SOURCES := $(shell find gateway backends -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check services native peers bench govern load fuzz chaos soak asan generated clean test-peers
+.PHONY: help demo test check services native peers bench bench-serving govern load fuzz chaos soak asan generated clean test-peers
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 demo: $(VENV)/.demo  ## the gateway with real models behind it on 127.0.0.1:8080 and :9080; Ctrl-C stops everything
 	@exec $(BIN)/headgate demo $(DEMO)
@@ -58,6 +58,9 @@ peers:  ## install the gateways that the bench compares with (Debian, as root; E
 bench: $(VENV)/.test peers  ## CPU, latency, memory beside other gateways, in one interleaved run: 12 quiet minutes
 	@$(MAKE) --no-print-directory native || echo "nothing could be compiled: the pure gateway alone is measured"
 	@$(BIN)/python -m loadtests.bench $(BENCH)
+
+bench-serving: $(VENV)/.test  ## the reference backend beside raw ONNX Runtime; BENCH_SERVING="--peers --record"
+	@$(BIN)/python -m loadtests.serving $(BENCH_SERVING)
 
 govern: $(VENV)/.test  ## overload over loopback: stub backends get 2, 5 and 10 times what they can do; two minutes
 	@$(BIN)/python -m loadtests.govern $(GOVERN)
