@@ -111,6 +111,33 @@ class Spending(Protocol):
         ...
 
 
+class Claim:
+    """A Spending as the hot path has it: where this file is compiled, its numbers are machine words.
+
+    Nothing changes it once it is made; one throttle's is used for all requests of a principal.
+    """
+
+    __slots__ = ("burst", "cost", "key", "rate")
+
+    def __init__(self, key: bytes, cost: float, rate: float, burst: float) -> None:
+        self.key = key
+        self.cost = cost
+        self.rate = rate
+        self.burst = burst
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Claim):
+            return NotImplemented
+        mine = (self.key, self.cost, self.rate, self.burst)
+        return mine == (other.key, other.cost, other.rate, other.burst)
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.cost, self.rate, self.burst))
+
+    def __repr__(self) -> str:
+        return f"Claim({self.key!r}, {self.cost}, {self.rate}, {self.burst})"
+
+
 class Verdict(NamedTuple):
     """What was decided on several buckets together.
 
@@ -154,10 +181,11 @@ class Buckets:
 
     def take_all(self, claims: Sequence[Spending], now: float) -> Verdict:
         """Spend every claim, or none of them: that is the law between limits of different width."""
-        allowed, binding, remaining, retry_after, reset = self.decide(claims, now)
+        plain = [Claim(claim.key, claim.cost, claim.rate, claim.burst) for claim in claims]
+        allowed, binding, remaining, retry_after, reset = self.decide(plain, now)
         return Verdict(allowed, binding, remaining, retry_after, reset)
 
-    def decide(self, claims: Sequence[Spending], now: float) -> tuple[bool, int, int, float, float]:
+    def decide(self, claims: Sequence[Claim], now: float) -> tuple[bool, int, int, float, float]:
         """Do as `take_all`; returns the verdict's parts, for whoever makes something else of them."""
         known = self._full_at
         planned: dict[bytes, float] = {}
@@ -170,20 +198,23 @@ class Buckets:
             key = claim.key
             cost = claim.cost
             rate = claim.rate
-            before = known.get(key)
-            if before is None:
+            found = known.get(key)
+            if found is None:
                 is_known = False
                 before = now
-            elif before < now:
-                before = now
+            else:
+                before = found
+                if before < now:  # not max(): compiled, that would make objects of both
+                    before = now
+            lack = before - now  # s of refill that it lacks
             planned[key] = before + cost / rate
-            room = claim.burst - (before - now) * rate - cost  # tokens left after this
+            room = claim.burst - lack * rate - cost  # tokens left after this
             if room < -SLACK * rate:
                 excess = inf if cost > claim.burst else -room / rate
                 if excess > wait:
-                    wait, binding, left, reset = excess, index, room + cost, before - now
+                    wait, binding, left, reset = excess, index, room + cost, lack
             elif not wait and room < fewest * cost:  # room for fewer further claims of this cost
-                fewest, binding, left, reset = room / cost, index, room, before - now + cost / rate
+                fewest, binding, left, reset = room / cost, index, room, lack + cost / rate
             index += 1
         if len(planned) < index or not index:
             return self._take_merged(claims, now) if index else (True, -1, 0, 0.0, 0.0)
@@ -285,22 +316,15 @@ class Buckets:
 
     # The same bucket claimed twice by one request
 
-    def _take_merged(self, claims: Sequence[Spending], now: float) -> tuple[bool, int, int, float, float]:
+    def _take_merged(self, claims: Sequence[Claim], now: float) -> tuple[bool, int, int, float, float]:
         first: dict[bytes, int] = {}
         costs: dict[bytes, float] = {}
         for index, claim in enumerate(claims):
             first.setdefault(claim.key, index)
             costs[claim.key] = costs.get(claim.key, 0.0) + claim.cost
-        merged = [_Merged(key, costs[key], claims[i].rate, claims[i].burst) for key, i in first.items()]
+        merged = [Claim(key, costs[key], claims[i].rate, claims[i].burst) for key, i in first.items()]
         allowed, binding, remaining, retry_after, reset = self.decide(merged, now)
         return allowed, list(first.values())[binding], remaining, retry_after, reset
 
     def __repr__(self) -> str:
         return f"<Buckets {len(self)} of {self.max_keys} in use, {self.forgotten} forgotten>"
-
-
-class _Merged(NamedTuple):
-    key: bytes
-    cost: float
-    rate: float
-    burst: float

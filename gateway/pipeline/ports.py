@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeVar
 
+from gateway.governance.token_bucket import Claim as Claim  # found here, too
 from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.errors import GatewayError
 from gateway.pipeline.pool_verbs import Tls
@@ -292,16 +293,6 @@ class Upstream(Protocol):
         complete.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A wish to spend: `cost` tokens of the bucket `key`, which refills at `rate` tokens/s up to `burst`."""
-
-    key: bytes
-    cost: float
-    rate: float
-    burst: float
 
 
 class Grant:
