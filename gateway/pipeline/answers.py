@@ -392,6 +392,16 @@ class AnswerStore:
         return self._memory.size
 
     @property
+    def evictions(self) -> int:
+        """Answers so far that had to leave for others."""
+        return self._memory.evictions
+
+    @property
+    def window(self) -> float:
+        """The share of memory for newcomers now."""
+        return self._memory.window
+
+    @property
     def collapsed(self) -> int:
         """Requests so far that waited for another's answer."""
         return self._flights.joined

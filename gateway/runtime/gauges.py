@@ -13,12 +13,14 @@ from prometheus_client.core import Metric
 
 from gateway.discovery.registry import RegistryStatus
 from gateway.governance.breaker import State
+from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.pressure import Pressure
 from gateway.pipeline.snapshot import Snapshot
 from gateway.pipeline.tunnel import Tunnels
 from gateway.runtime.listening import handshakes
 from gateway.runtime.policies import Policies
 from gateway.server.listener import Listener
+from gateway.telemetry.caches import caches
 from gateway.telemetry.metrics import counter, gauge
 from gateway.telemetry.observer import Telemetry
 from gateway.telemetry.queues import queues
@@ -31,8 +33,10 @@ def traffic(
     tunnels: Tunnels,
     telemetry: Telemetry,
     now: float,
+    answers: AnswerStore,
 ) -> Iterator[Metric]:
     """What one serving process does now."""
+    yield from caches(answers)
     yield from _instances(snapshot, now)
     yield from queues(snapshot, now)
     yield from _objectives(pressure, now)

@@ -432,6 +432,7 @@ class Worker:
                 self.gateway.tunnels,
                 self._telemetry,
                 self._clock.now(),
+                self._answers,
             )
         )
 

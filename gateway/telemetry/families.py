@@ -41,6 +41,7 @@ HIGHEST: Final = frozenset(
         "headgate_pool_instances",
         "headgate_queue_oldest_seconds",
         "headgate_queue_tail_seconds",
+        "headgate_cache_window",
         "headgate_pressure",
         "headgate_degrade_level",
         "headgate_slo_burn_rate",
