@@ -11,7 +11,8 @@ batch has one request and no delay is added, at high load batches grow by themse
                          `- it can't be answered within its deadline any more: Expired, without a call
 
 A batch is the largest feasible one: as many rows as max_batch allows and as still meet the tightest deadline
-among its requests, by what calls have taken so far (costs.py).
+among its requests, by what calls have taken so far; where joining saves nothing, requests go alone
+(costs.py).
 
 Where a call runs is decided when the model is loaded: `inline`, on the event loop, for models so fast
 that handing over to a thread costs more than the call; `thread`, in the model's own pool, several calls at a
@@ -213,6 +214,8 @@ class Batcher:
     def _joins(self, item: Item, first: Item, rows: int, tightest: float) -> bool:
         total = rows + item.rows
         if not self._joinable or total > self._max_batch or item.kind != first.kind:
+            return False
+        if not self._costs.pays:
             return False
         if tightest == inf:
             return True

@@ -92,7 +92,7 @@ async def test_what_can_no_longer_meet_its_deadline_is_dropped_without_a_call(
 async def test_a_batch_is_only_as_large_as_its_tightest_deadline_allows(executor: ThreadPoolExecutor) -> None:
     gate = Gate()
     one, _ = batcher(gate, executor)
-    for rows, seconds in ((1, 0.001), (2, 5.0), (4, 60.0)):
+    for rows, seconds in ((1, 6.0), (2, 5.0), (4, 60.0)):
         one._costs.learn(rows, seconds)
     first = await held(one, gate)
     now = asyncio.get_running_loop().time()
@@ -120,6 +120,34 @@ def test_an_expectation_lies_within_what_was_seen_or_is_scaled_by_rows(seen: lis
     least, most = min(seconds for _, seconds in seen), max(seconds for _, seconds in seen)
     for rows, _ in seen:
         assert least * (1 - 1e-9) <= costs.expect(rows) <= most * (1 + 1e-9)
+
+
+def test_joining_pays_until_a_batch_was_no_cheaper_per_row_and_is_tried_again_now_and_then() -> None:
+    costs = Costs()
+    costs.learn(1, 1.0)
+    assert costs.pays  # nothing is known of batches
+    costs.learn(4, 3.9)
+    assert not costs.pays
+    tries = 0
+    for _ in range(200):
+        costs.learn(1, 1.0)
+        tries += costs.pays
+    assert 2 <= tries <= 4
+    costs.learn(8, 2.0)
+    assert costs.pays
+
+
+async def test_requests_go_alone_where_joining_saves_nothing(executor: ThreadPoolExecutor) -> None:
+    gate = Gate()
+    one, _ = batcher(gate, executor)
+    one._costs.learn(1, 1.0)
+    one._costs.learn(4, 4.0)
+    one._costs.learn(1, 1.0)
+    first = await held(one, gate)
+    waiting = [one.submit(row(value), 1) for value in range(3)]
+    gate.open.set()
+    await asyncio.gather(first, *waiting)
+    assert gate.calls == [1, 1, 1, 1]
 
 
 # Priorities
