@@ -156,6 +156,19 @@ class FairQueue(Generic[T]):
         """How many critical ones wait."""
         return self._bands[0].size
 
+    def has_room(self, tenant: str = "", importance: int = 1, weight: float = 1.0) -> bool:
+        """Tell whether one may wait: there is room, or others would make some. Changes nothing."""
+        if self.size < self.limit:
+            return True
+        for worth in range(BANDS - 1, importance, -1):
+            if self._bands[worth].size:
+                return True
+        band = self._bands[importance]
+        if not band.size:
+            return False
+        own = band.lines.get(tenant)
+        return _length(_longest(band)) > ((0 if own is None else own.size) + 1) / weight
+
     def pop(self, now: float, tail: float) -> T | None:
         """Take out who goes next; None: nobody can be served. tail: seconds that nearly all calls take."""
         for band in self._bands:
@@ -230,7 +243,7 @@ class FairQueue(Generic[T]):
             band = self._bands[worth]
             if not band.size:
                 continue
-            longest = max(band.lines.values(), key=_length)
+            longest = _longest(band)
             if worth == importance and _length(longest) <= (newcomer.size + 1) / newcomer.weight:
                 return False
             while longest.calls:
@@ -256,6 +269,11 @@ class FairQueue(Generic[T]):
     def __repr__(self) -> str:
         bands = ", ".join(str(band.size) for band in self._bands)
         return f"<FairQueue {self.size} of {self.limit} | by importance {bands}>"
+
+
+def _longest(band: _Band[T]) -> _Line[T]:
+    """Return the line in which most wait, by weight. The heap has every line in which somebody does."""
+    return max((line for _, _, line in band.heap), key=_length)
 
 
 def _length(line: _Line[T]) -> float:

@@ -184,6 +184,11 @@ class Exchange(Bodies):
             return
         if ctx.pool.is_graph and not is_prediction(ctx):
             ctx.pool = ctx.pool.front
+        if ctx.pool.queue is not None and ctx.trail is None:
+            crowded = ctx.pool.queue.refuses(ctx)
+            if crowded is not None:
+                self.fail(crowded)
+                return
         if request.body is None and goes_whole(ctx, ctx.pool):
             assert ctx.endpoint is not None
             self._resume = len(ctx.endpoint.chain.on_request)

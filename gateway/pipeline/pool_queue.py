@@ -156,6 +156,18 @@ class PoolQueue:
         """Seconds that the longest waiting one has waited."""
         return self._fair.age(now)
 
+    def refuses(self, ctx: Context) -> Overloaded | None:
+        """Refuse at once who would find the pool full and no place here; None: let it try.
+
+        Asked before anything is made ready to be sent: what is refused in numbers must cost little.
+        """
+        pool, fair = self._pool, self._fair
+        if fair.size < fair.limit or pool.in_flight < (pool.limit if ctx.importance else pool.urgent_limit):
+            return None
+        if fair.has_room(_tenant(ctx), ctx.importance):
+            return None
+        return self._overloaded(None)
+
     def wait(self, waiter: Waiter, ctx: Context) -> Waiting[Waiter] | Overloaded:
         """Let a request wait that found the pool full; an error where it need not begin to.
 
@@ -168,12 +180,11 @@ class PoolQueue:
         if self._size is None:
             self._fair.limit = max(FEWEST, int(self._pool.limit * SHARE))
         until = now + self._wait + tail
-        principal = ctx.principal
         waiting = self._fair.push(
             waiter,
             now,
             min(until, ctx.deadline),
-            tenant=ctx.client if principal is None else principal.tenant or principal.name,
+            tenant=_tenant(ctx),
             importance=ctx.importance,
             cost=1.0 if ctx.parsed is None else float(max(1, rows(ctx.parsed))),
         )
@@ -262,3 +273,8 @@ class PoolQueue:
 
     def __repr__(self) -> str:
         return f"<PoolQueue {self._fair!r} | {self.served} served, tail {self.tail * 1000:.1f} ms>"
+
+
+def _tenant(ctx: Context) -> str:
+    principal = ctx.principal
+    return ctx.client if principal is None else principal.tenant or principal.name

@@ -239,3 +239,21 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.sampled_from([1.0, 2.0]), st.booleans()),
+        max_size=60,
+    )
+)
+def test_who_has_room_is_let_in_and_nobody_else(calls):
+    queue, _ = _queue(limit=4)
+    weights = {}
+    for number, (tenant, importance, weight, leaves) in enumerate(calls):
+        weight = weights.setdefault(tenant, weight)
+        room = queue.has_room(tenant, importance, weight)
+        waiting = queue.push(number, 0.0, 9.0, tenant=tenant, importance=importance, weight=weight)
+        assert (waiting is not None) is room
+        if leaves and waiting is not None:
+            queue.withdraw(waiting)

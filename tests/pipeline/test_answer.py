@@ -10,9 +10,10 @@ import pytest
 from gateway.dialects.catalogue import recognise
 from gateway.http.message import Response
 from gateway.pipeline import answer
+from gateway.pipeline.chain import Chain
 from gateway.pipeline.context import Context
-from gateway.pipeline.errors import Refusal, UpstreamConnectError
-from gateway.pipeline.snapshot import Found
+from gateway.pipeline.errors import Overloaded, Refusal, UpstreamConnectError
+from gateway.pipeline.snapshot import Endpoint, Found
 from tests.fakes.context import make_context
 
 PATHS = {
@@ -99,6 +100,21 @@ def test_what_nobody_takes_is_told_apart() -> None:
         "method_not_allowed",
         b"GET, PUT",
     )
+
+
+def test_a_full_pool_is_told_in_bytes_made_before_as_any_other_failure_would_be() -> None:
+    for policy, seconds in (("", 0.2), ("api", 3.2), ("api", 1.0)):
+        ctx = context()
+        ctx.endpoint = None if not policy else Endpoint(policy, Chain(()), None)
+        fast = answer.failed(ctx, Overloaded("pool 'a' is full", seconds))
+        slow = answer._answer(ctx, 503, "overloaded", "pool 'a' is full", policy, seconds, {})
+        assert orjson.loads(fast.body or b"") == orjson.loads(slow.body or b"")
+        assert sorted(fast.headers) == sorted(slow.headers)
+        assert fast.status == slow.status
+
+
+def test_a_full_pool_without_a_time_to_come_back_says_none() -> None:
+    assert answer.failed(context(), Overloaded("full", None)).header(b"retry-after") is None
 
 
 def test_an_odd_policy_name_makes_no_odd_header() -> None:

@@ -299,3 +299,32 @@ class Full(RuleBasedStateMachine):
 
 TestFull = Full.TestCase
 TestFull.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_who_finds_pool_and_queue_full_is_refused_before_anything_is_made_for_it() -> None:
+    crowd = Crowd(queue=Queue(size=2))
+    for _ in range(3):
+        crowd.come("/1/a")
+    crowded = crowd.come("/1/a")
+    answer = crowd.clients[crowded].answer
+    assert answer is not None
+    assert answer.header(b"x-headgate-reason") == b"overloaded"
+    assert crowd.exchanges[crowded].ctx.attempts == 0
+    assert crowd.pool.queue is not None
+    assert crowd.pool.queue.turned_away == {"late": 0, "crowded": 0, "full": 1}
+    before = crowd.come("/0/a")  # goes before somebody who waits
+    assert crowd.clients[before].answer is None
+
+
+def test_a_body_is_not_read_for_a_refusal() -> None:
+    crowd = Crowd(queue=Queue(size=1))
+    crowd.come()
+    crowd.come()
+    client = Client()
+    asked: list[bool] = []
+    client.proceed = lambda: asked.append(True)  # type: ignore[method-assign]
+    request = Request(b"POST", b"/1/a", [], host=b"test", length=50, body=None)
+    begin(crowd.stage.gateway, request, Peer("192.0.2.1", 1), client).start()  # type: ignore[arg-type]
+    assert asked == []
+    assert client.answer is not None
+    assert client.answer.status == 503
