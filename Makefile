@@ -38,9 +38,16 @@ check: $(VENV)/.test  ## the same without slow tests: the loop of a working day
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -rs -m "not slow"
 
-test-peers: $(VENV)/.test  ## gRPC with a real Triton and TensorFlow Serving's own client stubs (downloads 0.7 GB)
+test-peers: $(VENV)/.test  ## real Triton, MLServer, KServe, TorchServe, MMS, Paddle and clients (downloads 3 GB)
 	@$(BIN)/python -m tests.services.grpc_peers .venv/grpc-peers
 	@HEADGATE_PEERS=.venv/grpc-peers $(BIN)/python -m pytest -rs tests/integration/test_grpc_peers.py
+	@$(BIN)/python -m tests.services.peers.install --into .venv
+	@rm -f .venv/peers.jsonl
+	@HEADGATE_PEERS=$(CURDIR)/.venv HEADGATE_PEERS_TABLE=$(CURDIR)/.venv/peers.jsonl $(BIN)/python -m pytest -rs tests/integration/test_model_servers.py
+	@unshare -n sh -c 'ip link set lo up && exec env HEADGATE_PEERS_NAMESPACE=1 HEADGATE_PEERS=$(CURDIR)/.venv \
+		HEADGATE_PEERS_TABLE=$(CURDIR)/.venv/peers.jsonl $(BIN)/python -m pytest -rs -k paddle tests/integration/test_model_servers.py' \
+		|| echo "PaddleServing binds every address and wants a network namespace of its own (unshare -n, as root)"
+	@$(BIN)/python -m tests.services.peers.table .venv/peers.jsonl docs/peers.md
 
 twin: $(NATIVE)/.built  ## the tests of everything that is compiled, on the compiled form
 	@echo "the compiled form"

@@ -139,9 +139,9 @@ _BY_WORDS: Final = (
 
 
 def kind_of(status: int, message: str) -> ErrorKind:
-    """Derive what a backend's error means from its status and its words (the first 2,000 characters)."""
+    """Derive what a backend's error means from its status and its words (2,000 characters at each end)."""
     if status not in (404, 429, 501, 504):
-        words = message[:2000]
+        words = message if len(message) <= 4000 else message[:2000] + message[-2000:]
         for pattern, kind in _BY_WORDS:
             if pattern.search(words):
                 return kind

@@ -340,6 +340,8 @@ def understand(status: int, body: bytes) -> BackendError:
             said = document.get("error", document.get("detail", ""))
             message = said if type(said) is str else repr(said) if said else ""
     except InvalidPrediction:
-        message = body[:2000].decode("utf-8", "replace").strip()
-    message = message[:2000] or f"the backend answered {status}"
-    return BackendError(kind_of(status, message), message)
+        message = body[:65536].decode("utf-8", "replace").strip()
+    kind = kind_of(status, message)
+    if "Traceback (most recent call last)" in message:  # MLServer; the last line says what, the others where
+        message = message.rstrip().rpartition("\n")[2]
+    return BackendError(kind, message[:2000] or f"the backend answered {status}")

@@ -46,6 +46,8 @@ _KNOWN_BOUND: Final = 2048
 _LONGEST_NAME: Final = 256
 _OVERHEAD: Final = 32  # bytes that §10.5.1 counts per field beside its name and value
 
+_GRPC_MESSAGE: Final = b"grpc-message"  # gRPC's core escapes no blank at its end, and Triton writes such
+
 _known: set[bytes] = set()  # names that were found to be well-formed; never values
 
 
@@ -58,7 +60,7 @@ def _check_fields(fields: Sequence[Field]) -> None:
     for name, value in fields:
         if name not in known:
             _learn(name)
-        if value and (value[0] in b" \t" or value[-1] in b" \t"):
+        if value and (value[0] in b" \t" or value[-1] in b" \t") and name != _GRPC_MESSAGE:
             raise Malformed("a field value begins or ends with white space")
 
 

@@ -13,7 +13,14 @@ from __future__ import annotations
 from gateway.http.grpc import status_of
 from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.context import Context
-from gateway.pipeline.errors import GatewayError, Outcome, Source, UpstreamConnectError, UpstreamTimeout
+from gateway.pipeline.errors import (
+    GatewayError,
+    Outcome,
+    Source,
+    UpstreamClosedIdle,
+    UpstreamConnectError,
+    UpstreamTimeout,
+)
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.pool import Instance, Pool
 from gateway.pipeline.ports import Call
@@ -246,6 +253,8 @@ class Attempt:
     def _verdict(self, error: GatewayError, now: float) -> Outcome:
         if error.source is not Source.UPSTREAM:
             return Outcome.IGNORED
+        if isinstance(error, UpstreamClosedIdle):
+            return IGNORED  # it may close what is idle (RFC 9112 §9.3.1), and uvicorn does after a 500
         late = isinstance(error, UpstreamTimeout) or now >= self._ctx.deadline
         if late and not self._had_time(now):
             return Outcome.IGNORED

@@ -260,7 +260,10 @@ _BODY_FIELDS = frozenset(
         b"inference-header-content-length",
         b"etag",
         b"digest",
+        b"accept",
+        b"accept-encoding",
         b"grpc-encoding",
+        b"grpc-accept-encoding",
         b"grpc-status",
         b"grpc-message",
         b"te",
@@ -269,5 +272,8 @@ _BODY_FIELDS = frozenset(
 
 
 def without_body_fields(headers: Headers) -> Headers:
-    """Drop what describes the body that is being replaced."""
+    """Drop what describes the body that is being replaced, or says what the answer may be.
+
+    Triton compresses an answer for who accepts that, and we could not read it.
+    """
     return [field for field in headers if field[0] not in _BODY_FIELDS]

@@ -1,0 +1,276 @@
+"""Real model servers behind a whole gateway, asked in every dialect that clients have. `make test-peers`.
+
+Every server serves the same small model (tests/services/peers/servers.py). Each client, most of them written
+by others, predicts and compares numbers, and sends a tensor of the wrong shape, which must come back as the
+client's own mistake in its own dialect, and blame no instance. Outcomes are kept in HEADGATE_PEERS_TABLE,
+from which tests/services/peers/table.py writes docs/peers.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+import httpx
+import numpy as np
+import pytest
+import requests
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
+
+from tests.integration.test_grpc import off
+from tests.runtime.running import running
+from tests.services.peers.install import home
+from tests.services.peers.servers import INTO, SERVERS, Server, is_installed
+
+ROWS = [[1.5, 2.0], [4.0, 3.0]]
+WRONG = [[1.0, 2.0, 3.0]]
+Y, N = [[3.0, 4.0], [8.0, 6.0]], [1, 0]
+INSIDE = os.environ.get("HEADGATE_PEERS_NAMESPACE") == "1"
+
+
+class Refused(Exception):
+    """The gateway or the server said that the client's input is wrong."""
+
+
+Asked = Callable[[int, list[list[float]]], tuple[Any, Any]]
+
+
+# Clients: each returns y and n, or raises Refused
+
+
+def posted(port: int, path: str, body: object, good: int = 200) -> Any:
+    answer = requests.post(f"http://127.0.0.1:{port}{path}", json=body, timeout=30)
+    if answer.status_code in (400, 422):
+        raise Refused(answer.text)
+    assert answer.status_code == good, (answer.status_code, answer.text)
+    return answer.json()
+
+
+def tfs_rows(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
+    said = posted(port, "/v1/models/double:predict", {"instances": rows})["predictions"]
+    return [one["y"] for one in said], [one["n"] for one in said]
+
+
+def tfs_columns(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
+    said = posted(port, "/v1/models/double:predict", {"inputs": {"x": rows}})["outputs"]
+    return said["y"], said["n"]
+
+
+def v2_json(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [len(rows), len(rows[0])], "data": rows}
+    url = f"http://127.0.0.1:{port}/v2/models/double/infer"
+    answer = httpx.post(url, json={"id": "7", "inputs": [tensor]}, timeout=30)
+    if answer.status_code in (400, 422):
+        raise Refused(answer.text)
+    assert answer.status_code == 200, (answer.status_code, answer.text)
+    found = {
+        one["name"]: np.array(one["data"]).reshape(one["shape"]).tolist() for one in answer.json()["outputs"]
+    }
+    return found["y"], found["n"]
+
+
+def v2_binary(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
+    tensor = triton_http.InferInput("x", [len(rows), len(rows[0])], "FP32")
+    tensor.set_data_from_numpy(np.array(rows, np.float32), binary_data=True)
+    outputs = [triton_http.InferRequestedOutput(name, binary_data=True) for name in "yn"]
+    with triton_http.InferenceServerClient(f"127.0.0.1:{port}", network_timeout=30) as client:
+        try:
+            answer = client.infer("double", [tensor], outputs=outputs)
+        except InferenceServerException as failed:
+            raise _refused(failed) from failed
+    return answer.as_numpy("y").tolist(), answer.as_numpy("n").tolist()
+
+
+def v2_grpc(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
+    tensor = triton_grpc.InferInput("x", [len(rows), len(rows[0])], "FP32")
+    tensor.set_data_from_numpy(np.array(rows, np.float32))
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        try:
+            answer = client.infer("double", [tensor], request_id="7", client_timeout=30)
+        except InferenceServerException as failed:
+            raise _refused(failed) from failed
+    return answer.as_numpy("y").tolist(), answer.as_numpy("n").tolist()
+
+
+def _refused(failed: InferenceServerException) -> Exception:
+    status = str(failed.status())
+    wrong = "INVALID_ARGUMENT" in status or status in ("400", "422")
+    return Refused(str(failed)) if wrong else AssertionError(f"{status} {failed.message()}")
+
+
+def tfs_grpc(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    asked = predict_pb2.PredictRequest()
+    asked.model_spec.name = "double"
+    asked.inputs["x"].dtype = 1
+    for size in (len(rows), len(rows[0])):
+        asked.inputs["x"].tensor_shape.dim.add(size=size)
+    asked.inputs["x"].float_val.extend(value for row in rows for value in row)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            answer = stub.Predict(asked, timeout=30)
+        except grpc.RpcError as failed:
+            if failed.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            raise Refused(failed.details()) from failed
+    y, n = answer.outputs["y"], answer.outputs["n"]
+    shape = [dim.size for dim in y.tensor_shape.dim]
+    return (
+        np.frombuffer(y.tensor_content, np.float32).reshape(shape).tolist(),
+        np.frombuffer(n.tensor_content, np.int64).tolist(),
+    )
+
+
+def torchserve(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
+    said = posted(port, "/predictions/double", {"instances": rows})
+    return said["y"], said["n"]
+
+
+def mms(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
+    said = posted(port, "/models/double/invoke", {"instances": rows})
+    return said["y"], said["n"]
+
+
+def sagemaker(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
+    said = posted(port, "/invocations", {"instances": rows})
+    return said["y"], said["n"]
+
+
+def paddle(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
+    said = posted(port, "/double/prediction", {"key": ["x"], "value": [json.dumps(rows)]})
+    if said["err_no"]:
+        raise Refused(said["err_msg"])
+    found = dict(zip(said["key"], map(json.loads, said["value"]), strict=True))
+    return found["y"], found["n"]
+
+
+CLIENTS: dict[str, Asked] = {
+    "TF Serving, rows": tfs_rows,
+    "TF Serving, columns": tfs_columns,
+    "TF Serving, gRPC": tfs_grpc,
+    "V2, JSON": v2_json,
+    "V2, binary": v2_binary,
+    "V2, gRPC": v2_grpc,
+    "TorchServe": torchserve,
+    "MMS": mms,
+    "SageMaker": sagemaker,
+    "Paddle pipeline": paddle,
+}
+# What passes untouched fails as the server itself says it: 500, 503, or 200 with an `err_no`.
+UNTOUCHED = {
+    "torchserve": {"TorchServe"},
+    "multi-model-server": {"TorchServe", "MMS", "SageMaker"},
+    "kserve-v1": {"TF Serving, rows"},
+    "kserve-v2": {"V2, JSON", "V2, binary"},
+    "kserve-v2-grpc": {"V2, gRPC"},
+    "paddle-pipeline": {"Paddle pipeline"},
+}
+# KServe V1 knows no columns, and binary tensors only pass where the server reads them.
+NOT_SPOKEN = {"kserve-v1": {"TF Serving, columns"}, "MLServer kserve-v2": {"V2, binary"}}
+
+
+# Servers
+
+
+@pytest.fixture(scope="module", params=[*SERVERS])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    name = request.param
+    if "HEADGATE_PEERS" not in os.environ:
+        pytest.skip("make test-peers runs this")
+    if name != "fastapi" and not is_installed(name):
+        pytest.skip(f"{name} is not installed: make test-peers")
+    if (name == "paddle") is not INSIDE:
+        pytest.skip("PaddleServing, and nothing else, runs in a network namespace of its own")
+    with SERVERS[name](tmp_path_factory.mktemp(name)) as started:
+        yield started
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stubs() -> Iterator[None]:
+    """TensorFlow Serving's own client stubs."""
+    folder = home("tfs", INTO)
+    if "HEADGATE_PEERS" not in os.environ or not (folder / "tensorflow_serving").exists():
+        pytest.skip("make test-peers runs this")
+    sys.path.insert(0, str(folder))
+    yield
+    sys.path.remove(str(folder))
+
+
+def record(server: Server, speaks: str, outcomes: dict[str, str]) -> None:
+    """Keep what happened, for the table in docs/."""
+    place = os.environ.get("HEADGATE_PEERS_TABLE")
+    if place:
+        line = {"server": server.name, "version": server.version, "speaks": speaks, "outcomes": outcomes}
+        with Path(place).open("a") as table:
+            table.write(json.dumps(line) + "\n")
+
+
+@pytest.mark.timeout(300)
+async def test_every_client_is_answered_and_refused_in_its_own_words(server: Server, tmp_path: Path) -> None:
+    for speaks in server.pools:
+        if speaks == "http":
+            await untranslated(server, tmp_path)
+            continue
+        async with running(tmp_path, server.page(speaks)) as gateway:
+            port = gateway.worker.http_address[1]
+            outcomes: dict[str, str] = {}
+            allowed = UNTOUCHED.get(speaks, set())
+            for name, ask in CLIENTS.items():
+                if name in NOT_SPOKEN.get(speaks, ()) or name in NOT_SPOKEN.get(
+                    f"{server.name} {speaks}", ()
+                ):
+                    outcomes[name] = "not spoken"
+                    continue
+                said = await off(partial(outcome, ask, port))
+                own = name in allowed and said.startswith("ok, bad input: ")
+                outcomes[name] = "ok, its own error" if own else said
+            record(server, speaks, outcomes)
+            fine = {"ok", "not spoken", "ok, its own error"}
+            bad = {name: said for name, said in outcomes.items() if said not in fine}
+            assert not bad, (server.name, speaks, bad)
+            (pool,) = gateway.worker.snapshot.pools.values()
+            assert [one.failures for one in pool.members.instances] == [0], (server.name, speaks)
+
+
+def outcome(ask: Asked, port: int) -> str:
+    """`ok`, or what was wrong."""
+    try:
+        y, n = ask(port, ROWS)
+        if not np.allclose(y, Y) or np.ravel(n).tolist() != N:
+            return f"other numbers: {y} {n}"
+    except Exception as failed:
+        return f"failed: {failed!r}"[:300]
+    try:
+        ask(port, WRONG)
+    except Refused:
+        return "ok"
+    except Exception as failed:
+        return f"ok, bad input: {failed!r}"[:300]
+    return "ok, bad input taken"
+
+
+async def untranslated(server: Server, folder: Path) -> None:
+    """An API of its own passes as it is."""
+    page = (
+        f"pools:\n  peer: {{instances: ['127.0.0.1:{server.pools['http']}'], speaks: http}}\n"
+        "endpoints:\n  own:\n    match: /predict\n    send: peer\n    authenticate: none\n"
+    )
+    async with (
+        running(folder, page) as gateway,
+        gateway.http.post("/predict", json={"x": ROWS}, timeout=aiohttp.ClientTimeout(30)) as answered,
+    ):
+        assert answered.status == 200, await answered.text()
+        said = await answered.json()
+        assert (said["y"], said["n"]) == (Y, N)
+    record(server, "http", {"its own": "ok"})

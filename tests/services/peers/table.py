@@ -1,0 +1,64 @@
+"""Write docs/peers.md from what tests/integration/test_model_servers.py saw.
+
+python -m tests.services.peers.table OUTCOMES.jsonl docs/peers.md
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+SHORT = {"ok": "✓", "ok, its own error": "✓ °", "not spoken": "–"}
+HEAD = """# Real model servers, asked in every dialect
+
+Written by `make test-peers` on {date}. Every server serves the same small model behind a whole gateway
+(`tests/services/peers/servers.py`); every client predicts, compares the numbers, and then sends a tensor of
+the wrong shape. ✓: the right numbers, and the mistake came back as the client's own, in its own dialect,
+and blamed no instance. ° passes untouched, so the server's own words for a mistake reach the client. –: the
+server does not speak that form (KServe V1 knows no columns, MLServer no binary tensors), and what is spoken
+by both sides is not translated.
+
+Clients nobody here wrote: tritonclient over HTTP and gRPC, TensorFlow Serving's own stubs, requests, httpx.
+
+{table}
+
+- The KServe SDK says nothing but "Internal server error" over gRPC, whatever failed; its endpoint has
+  `validate: true`, so that the gateway tells a client's mistake before the server is asked.
+- TorchServe, MMS and PaddleServing tell no signature; their pools write one (`signature:`).
+- TorchServe's `/ping` says Healthy with no worker alive: readiness is asked of its management API.
+- PaddleServing binds every address and runs in a network namespace of its own.
+- Not here: TensorFlow Serving's own server and PaddleServing's C++ server are in no package registry.
+  Their dialects are held to vectors written from their sources (`tests/dialects`), and TensorFlow
+  Serving's gRPC to its own stubs.
+- LitServe, BentoML and FastAPI have APIs of their own, which pass untranslated (`speaks: http`).
+"""
+
+
+def write(lines: list[dict[str, object]], date: str) -> str:
+    """Return the page."""
+    clients = list(dict.fromkeys(name for line in lines for name in _outcomes(line) if name != "its own"))
+    rows = [
+        ["server", "version", "`speaks:`", *clients],
+        ["---"] * (3 + len(clients)),
+    ]
+    for line in lines:
+        said = _outcomes(line)
+        own = "✓ its own API" if "its own" in said else ""
+        told = [SHORT.get(said[name], "✗") if name in said else "" for name in clients]
+        rows.append([str(line["server"]), str(line["version"]), f"{line['speaks']} {own}".strip(), *told])
+    return HEAD.format(date=date, table="\n".join(f"| {' | '.join(row)} |" for row in rows))
+
+
+def _outcomes(line: dict[str, object]) -> dict[str, str]:
+    said = line["outcomes"]
+    assert isinstance(said, dict)
+    return said
+
+
+if __name__ == "__main__":
+    read = [json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]
+    page = write(read, f"{datetime.now(UTC):%Y-%m-%d}")
+    Path(sys.argv[2]).write_text(page)
+    print(page)
