@@ -48,6 +48,7 @@ from gateway.runtime import gauges
 from gateway.runtime.build import Built, Ports
 from gateway.runtime.explain import explain
 from gateway.runtime.link import Link
+from gateway.runtime.limits import limits
 from gateway.runtime.listening import client_ports, make_listeners, offer_tunnels, renew
 from gateway.runtime.membership import Membership
 from gateway.runtime.observing import open_telemetry
@@ -250,6 +251,7 @@ class Worker:
             leased = LeasedRedisCounters(redis, loop, os.urandom(6).hex().encode(), self._clock.now)
             self._stack.callback(leased.close)
             counters = leased
+        self.counters = counters
         quotas = self._open_quotas(schema, redis)
         blobs: SharedRedisBlobs | None = None
         if not schema.stores.cache.in_memory:
@@ -424,7 +426,7 @@ class Worker:
 
     def traffic(self) -> list[Metric]:
         """What this process does now: gauges that only the event loop may read."""
-        return list(
+        now = list(
             gauges.traffic(
                 self.snapshot,
                 self._listeners,
@@ -435,6 +437,7 @@ class Worker:
                 self._answers,
             )
         )
+        return [*now, *limits(self.snapshot, self.counters, self.quotas)]
 
     @property
     def counted(self) -> Metrics:

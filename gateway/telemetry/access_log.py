@@ -277,6 +277,8 @@ def record(ctx: Context | Unread, epoch: float) -> dict[str, object]:
         line["policy"] = ctx.refusal.policy
         line["decided_by"] = ctx.answered_by
         line["why"] = ctx.refusal.message
+        if "limit" in ctx.refusal.details:
+            line["limit"] = ctx.refusal.details["limit"]
     elif ctx.error is not None:
         line["reason"] = ctx.error.code
         line["why"] = str(ctx.error)
