@@ -440,7 +440,7 @@ def _narrowed(name: str, dtype: str, values: Array) -> Array:
     """Bring varints (as uint64) or floats to the datatype; raises wrong_dtype out of its range."""
     target = NUMPY[dtype]
     if target.kind == "f":
-        return values.astype(target)
+        return values.astype(target, copy=False)
     if target.kind == "b":
         truth: Array = values != 0
         return truth
