@@ -327,7 +327,7 @@ class CacheFilter(Filter):
 
     def _render(self, ctx: Context, infer: InferRequest, kept: Kept) -> Eventual[Response | None]:
         """Make the answer for this request. None: it can't be put into its dialect, so it has to ask."""
-        age = (b"age", b"%d" % kept.freshness.age(ctx.now))
+        age = (b"age", str(int(kept.freshness.age(ctx.now))).encode())
         assert ctx.dialect is not None
         if kept.dialect == ctx.dialect.name and kept.style == infer.style and kept.id == infer.id:
             return Response(kept.status, [*kept.headers, age], kept.body)

@@ -32,32 +32,33 @@ from __future__ import annotations
 
 from collections.abc import Set
 from math import ceil, exp, inf, log
+from typing import Final
 
-RATIOS = (3.0, 10.0, 30.0, 100.0)
+RATIOS: Final[tuple[float, ...]] = (3.0, 10.0, 30.0, 100.0)
 """How many times worse than the others: one statistic each."""
-THRESHOLD = log(5e6)
-DOUBT = log(5000.0)
+THRESHOLD: Final = log(5e6)
+DOUBT: Final = log(5000.0)
 """Evidence that makes an instance doubted; half of it lifts the doubt."""
 DOUBT_FOR = 20.0
 """Seconds that doubt lasts after the failure that raised or renewed it."""
 DOUBT_FACTOR = 10.0
 """How many times as dear a doubted instance seems to pickers."""
-TOLERANCE = 1.5
-FORGET = 50.0
+TOLERANCE: Final = 1.5
+FORGET: Final = 50.0
 """Seconds, time constant of the shares."""
-RECENT = 0.2
+RECENT: Final = 0.2
 """Weight of the last outcome in an instance's recent share of failures."""
-HEARD = 10.0
+HEARD: Final = 10.0
 """Seconds for which a recent share is worth something."""
-REFRESH = 0.25
+REFRESH: Final = 0.25
 """Seconds for which the comparison with the others is kept while nothing fails, and for which successes of an
 instance that nothing speaks against are only counted."""
-FORGIVEN = 1e-3
+FORGIVEN: Final = 1e-3
 """A recent share of failures below this is none."""
-ORDINARY = 0.05
+ORDINARY: Final = 0.05
 """Where more than this share of the others' calls fails, failures in a row mean less and more are
 needed."""
-WORST = 0.95
+WORST: Final = 0.95
 """Shares are not believed to be worse than this: the logarithms need something to be left."""
 
 

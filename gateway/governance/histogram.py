@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
+from math import inf
 
 BOUNDS: tuple[float, ...] = tuple(float(f"{0.00025 * 2 ** (i / 2):.3g}") for i in range(37))
 """Upper bounds in seconds: 0.00025, 0.000354, 0.0005, ... 65.5."""
@@ -21,7 +22,7 @@ class Histogram:
     """Counts per bucket. bounds: ascending upper bounds; counts: one longer, the last one for what lies
     above."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_above", "_last", "_up_to", "bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float] = BOUNDS) -> None:
         self.bounds = tuple(bounds)
@@ -29,11 +30,22 @@ class Histogram:
             raise ValueError("a histogram's bounds must ascend, and there must be one")
         self.counts = [0] * (len(self.bounds) + 1)
         self.total = 0.0
+        self._last = 0  # the bucket that was counted in last, and between what its values lie
+        self._above = -inf
+        self._up_to: float = self.bounds[0]
 
     def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
+        """Count one value. Latencies come in runs, so the last one's bucket is tried first."""
         self.total += value
+        if not self._above < value <= self._up_to:
+            self._find(value)
+        self.counts[self._last] += 1
+
+    def _find(self, value: float) -> None:
+        bounds = self.bounds
+        self._last = last = bisect_left(bounds, value)
+        self._above = bounds[last - 1] if last else -inf
+        self._up_to = bounds[last] if last < len(bounds) else inf
 
     @property
     def count(self) -> int:

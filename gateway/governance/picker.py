@@ -35,19 +35,19 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import accumulate
 from math import ceil, inf
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from gateway.governance.ejection import DOUBT_FACTOR
 from gateway.governance.ewma import Ewma
 
-REFRESH = 0.25
+REFRESH: Final = 0.25
 """Seconds between two looks at what changes slowly: the median latency, weights, slow start."""
-OPTIMISM = 0.8
+OPTIMISM: Final = 0.8
 """An instance not heard of drifts to this much of the median: a little better than the others, so it is
 tried."""
-FAR_SLOWER = 4.0
+FAR_SLOWER: Final = 4.0
 """Times the median latency, from which on it counts among instances that some requests are warm at."""
-POINTS = 100
+POINTS: Final = 100
 """Points on the ring of an instance of average weight: shares then differ by some 10 %."""
 
 

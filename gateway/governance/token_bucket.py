@@ -23,12 +23,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-SLACK = 1e-6
+SLACK: Final = 1e-6
 """Seconds by which an instant may be early: above the rounding of float sums on a clock of years of
 uptime."""
-ROUNDING = 1e-6
+ROUNDING: Final = 1e-6
 """Tokens by which a count may fall short of a whole one and still be called it."""
 
 

@@ -11,14 +11,14 @@ Whoever writes to a transport by other means, or closes it, calls `flush` first.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-BURST = 16  # writes that may wait
-LARGE = (
-    16 * 1024
-)  # bytes; more than that go out at once, so that a fast sender is held back as soon as it must
+BURST: Final = 16  # writes that may wait
+LONELY: Final = 8  # bursts of one write after which the next ones don't wait
+CALM: Final = 16  # writes that don't wait before one does again
+LARGE: Final = 16 * 1024
+"""Bytes; more than that go out at once, so that a fast sender is held back as soon as it must."""
 
 
 class Writable(Protocol):
@@ -34,20 +34,34 @@ class Writable(Protocol):
 
 
 class Outbox:
-    """The writes of one edge. soon: calls back when the burst is over (an event loop's `call_soon`)."""
+    """The writes of one edge. soon: calls back when the burst is over (an event loop's `call_soon`).
 
-    __slots__ = ("_announced", "_soon", "_waiting")
+    Where bursts are of one write only, waiting gains nothing and costs a turn of the loop; after `LONELY` of
+    them in a row the next `CALM` writes go out at once, then one waits again to see how large bursts are now.
+    """
+
+    __slots__ = ("_announced", "_calm", "_lonely", "_posted", "_sent", "_soon", "_waiting")
 
     def __init__(self, soon: Callable[[Callable[[], None]], object]) -> None:
         self._soon = soon
-        self._waiting: deque[tuple[Writable, bytes]] = deque()
+        self._waiting: list[tuple[Writable, bytes]] = []
+        self._sent = 0  # of those that wait: how many are out
         self._announced = False
+        self._posted = 0  # in this burst
+        self._lonely = 0  # bursts in a row that were of one write
+        self._calm = 0  # writes that still go out at once
 
     def post(self, transport: Writable, data: bytes) -> None:
         """Send `data` with the others of this burst."""
         waiting = self._waiting
+        if self._calm and not waiting:
+            self._calm -= 1
+            if not transport.is_closing():
+                transport.write(data)
+            return
         waiting.append((transport, data))
-        if len(data) > LARGE or len(waiting) >= BURST:
+        self._posted += 1
+        if len(data) > LARGE or len(waiting) - self._sent >= BURST:
             self.flush()
         elif not self._announced:
             self._announced = True
@@ -56,14 +70,25 @@ class Outbox:
     def flush(self) -> None:
         """Send everything now. What was posted for a transport that is closing by now is dropped."""
         waiting = self._waiting
-        while waiting:  # a queue, not a copy: a write may call back into another flush, and order must hold
-            transport, data = waiting.popleft()
+        while self._sent < len(waiting):  # not a copy: a write may call back into another flush, in order
+            transport, data = waiting[self._sent]
+            self._sent += 1
             if not transport.is_closing():
                 transport.write(data)
+        if waiting:
+            waiting.clear()
+            self._sent = 0
 
     def _end_burst(self) -> None:
         self._announced = False
+        if self._posted > 1:
+            self._lonely = self._calm = 0
+        else:
+            self._lonely += 1
+            if self._lonely >= LONELY:
+                self._calm = CALM
+        self._posted = 0
         self.flush()
 
     def __repr__(self) -> str:
-        return f"<Outbox | {len(self._waiting)} waiting>"
+        return f"<Outbox | {len(self._waiting) - self._sent} waiting>"

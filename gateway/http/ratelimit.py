@@ -11,7 +11,7 @@ two seconds. Source: draft-ietf-httpapi-ratelimit-headers-11, RFC 9651.
 from __future__ import annotations
 
 from fractions import Fraction
-from math import ceil, inf
+from math import inf
 
 LONGEST_WINDOW = 86_400  # s, of a rate that has to be made whole
 
@@ -20,16 +20,22 @@ def policy_item(name: str, count: float, period: float, unit: str = "requests") 
     """Write an item of RateLimit-Policy for `count` units per `period` seconds."""
     if not (count.is_integer() and period.is_integer()):
         exact = (Fraction(count) / Fraction(period)).limit_denominator(LONGEST_WINDOW)
-        count, period = exact.numerator or 1, exact.denominator
+        count, period = float(exact.numerator or 1), float(exact.denominator)
     counted = b"" if unit == "requests" else b";qu=" + quoted(unit)
     return b"%b;q=%d;w=%d%b" % (quoted(name), count, period, counted)
 
 
 def limit_item(name: bytes, remaining: int, seconds: float) -> bytes:
     """Write an item of RateLimit. name: as `quoted` wrote it. seconds: inf where it is never there again."""
+    left = str(remaining).encode()
     if seconds == inf:
-        return b"%b;r=%d" % (name, remaining)
-    return b"%b;r=%d;t=%d" % (name, remaining, ceil(seconds))
+        return name + b";r=" + left
+    whole = int(seconds)
+    if whole < seconds:
+        whole += 1
+    return b"".join(
+        [name, b";r=", left, b";t=", str(whole).encode()]
+    )  # one per request: half of what % costs
 
 
 def quoted(text: str) -> bytes:

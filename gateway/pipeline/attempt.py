@@ -10,6 +10,8 @@ needs is not to blame for not answering in it.
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.http.grpc import status_of
 from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.context import Context
@@ -26,11 +28,14 @@ from gateway.pipeline.pool import Instance, Pool
 from gateway.pipeline.ports import Call
 from gateway.pipeline.time_left import with_time_left
 
-# A member of an Enum costs a look-up in its class each time; a global costs none.
-FAILURE, IGNORED = Outcome.FAILURE, Outcome.IGNORED
+# As in phase.py: a Final costs no look-up.
+FAILURE: Final = Outcome.FAILURE
+IGNORED: Final = Outcome.IGNORED
 
-AMPLE = 2.0  # a timeout is held against an instance that had so many times what its last good answer took
-UNKNOWN = 0.5  # s: what an answer takes of an instance that gave none yet
+AMPLE: Final = (
+    2.0  # a timeout is held against an instance that had so many times what its last good answer took
+)
+UNKNOWN: Final = 0.5  # s: what an answer takes of an instance that gave none yet
 
 
 class Owner:

@@ -9,7 +9,7 @@ specific per request; a rule with `enforce: false` decides and is recorded, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from gateway.http.message import Response
 from gateway.pipeline.context import Context, Slot
@@ -18,53 +18,30 @@ from gateway.pipeline.filter import Filter, Rule
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.ports import Clock
 from gateway.pipeline.promise import Eventual, Promise
-
-OnRequest = Callable[[Context], Eventual[Response | Refusal | None]]
-OnResponse = Callable[[Context, Response], Eventual[Response]]
-OnChunk = Callable[[Context, bytes, bool], bytes]
-OnRefusal = Callable[[Context, Refusal], Response | Pool | None]
-OnError = Callable[[Context, GatewayError], Response | Pool | None]
-OnDone = Callable[[Context], None]
+from gateway.pipeline.steps import Steps
 
 
-class Chain:
-    """The filters of one endpoint by moment; the int beside a method is its filter's position."""
-
-    __slots__ = (
-        "filters",
-        "on_done",
-        "on_error",
-        "on_refusal",
-        "on_request",
-        "on_request_chunk",
-        "on_response",
-        "on_response_chunk",
-    )
+class Chain(Steps):
+    """The filters of one endpoint by moment."""
 
     def __init__(self, filters: Sequence[Filter]) -> None:
         """filters: in their fixed order."""
         self.filters = tuple(filters)
         forth = tuple(enumerate(filters))
         back = forth[::-1]
-        self.on_request: tuple[tuple[int, bool, str, OnRequest], ...] = tuple(
+        self.on_request = tuple(
             (i, f.needs_body, f.name, f.on_request) for i, f in forth if _overrides(f, "on_request")
         )
-        self.on_request_chunk: tuple[OnChunk, ...] = tuple(
+        self.on_request_chunk = tuple(
             f.on_request_chunk for _, f in forth if _overrides(f, "on_request_chunk")
         )
-        self.on_response: tuple[tuple[int, OnResponse], ...] = tuple(
-            (i, f.on_response) for i, f in back if _overrides(f, "on_response")
-        )
-        self.on_response_chunk: tuple[OnChunk, ...] = tuple(
+        self.on_response = tuple((i, f.on_response) for i, f in back if _overrides(f, "on_response"))
+        self.on_response_chunk = tuple(
             f.on_response_chunk for _, f in back if _overrides(f, "on_response_chunk")
         )
-        self.on_refusal: tuple[OnRefusal, ...] = tuple(
-            f.on_refusal for _, f in back if _overrides(f, "on_refusal")
-        )
-        self.on_error: tuple[OnError, ...] = tuple(f.on_error for _, f in back if _overrides(f, "on_error"))
-        self.on_done: tuple[tuple[int, OnDone], ...] = tuple(
-            (i, f.on_done) for i, f in back if _overrides(f, "on_done")
-        )
+        self.on_refusal = tuple(f.on_refusal for _, f in back if _overrides(f, "on_refusal"))
+        self.on_error = tuple(f.on_error for _, f in back if _overrides(f, "on_error"))
+        self.on_done = tuple((i, f.on_done) for i, f in back if _overrides(f, "on_done"))
 
     def __repr__(self) -> str:
         return f"<Chain {' -> '.join(f.name for f in self.filters)}>"

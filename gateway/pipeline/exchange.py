@@ -222,15 +222,15 @@ class Exchange(Bodies):
             self._answer(said)
 
     def _ready_to_send(self, made: Forward | Refusal) -> None:
-        if isinstance(made, Refusal):
+        if not isinstance(made, Forward):
             self._refuse(made, "translate")
         else:
             self._forward = made
             ctx = self.ctx
             assert ctx.pool is not None
             self.phase = ATTEMPTING
-            self._tries = Tries(self, ctx.pool, made.request, ctx, self._gateway)
-            self._tries.start()
+            self._tries = tries = Tries(self, ctx.pool, made.request, ctx, self._gateway)
+            tries.start()
             if ctx.dry and self._tries is not None and self._tries.under_way:
                 self._drop_tries(Outcome.IGNORED)
                 self._answer(answer.would_send(ctx, made.request))

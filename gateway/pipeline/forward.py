@@ -9,6 +9,8 @@ identity fields are added.
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.dialects.catalogue import BY_NAME
 from gateway.dialects.errors import SIGNATURE_UNKNOWN, InvalidPrediction
 from gateway.dialects.grpc_errors import read_error
@@ -247,12 +249,12 @@ def fields_upstream(ctx: Context) -> Headers:
     return fields
 
 
-_STREAMS = frozenset((b"text/event-stream", b"application/x-ndjson", b"multipart/x-mixed-replace"))
-_FORWARDED = Passing(
+_STREAMS: Final = frozenset((b"text/event-stream", b"application/x-ndjson", b"multipart/x-mixed-replace"))
+_FORWARDED: Final = Passing(
     HOP_BY_HOP | FORWARDED_FIELDS | {b"host", b"x-request-id", b"traceparent"}, prefix=b"x-headgate-"
 )
-_OUTCOME = frozenset((b"grpc-status", b"grpc-message"))
-_BODY_FIELDS = frozenset(
+_OUTCOME: Final = frozenset((b"grpc-status", b"grpc-message"))
+_BODY_FIELDS: Final = frozenset(
     {
         b"content-type",
         b"content-encoding",

@@ -41,7 +41,7 @@ def identify(ctx: Context, ids: Ids) -> None:
         share = ctx.snapshot.trace_share
         ctx.sampled = share > 0.0 and ids.chance() < share
     ctx.span_id = ours[16:]
-    ctx.traceparent = b"00-%b-%b-%b" % (ctx.trace_id, ctx.span_id, b"01" if ctx.sampled else b"00")
+    ctx.traceparent = b"-".join([b"00", ctx.trace_id, ctx.span_id, b"01" if ctx.sampled else b"00"])
     forwarded = ctx.snapshot.forwarding.add(
         request.headers, address=peer.address, scheme=peer.scheme, host=request.host, minor=request.minor
     )

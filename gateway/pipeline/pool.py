@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import Final
 
 from gateway.dialects.catalogue import BY_NAME
 from gateway.dialects.metadata import parse_signature
@@ -38,10 +39,11 @@ from gateway.pipeline.errors import (
 )
 from gateway.pipeline.pool_queue import PoolQueue
 from gateway.pipeline.pool_verbs import Hedge, PoolSettings
-from gateway.pipeline.ports import Clock, Ids, Timers
+from gateway.pipeline.ports import Clock, Destination, Ids, Timers
 
-# A member of an Enum costs a look-up in its class each time; a global costs none.
-SUCCESS, IGNORED = Outcome.SUCCESS, Outcome.IGNORED
+# As in phase.py: a Final costs no look-up.
+SUCCESS: Final = Outcome.SUCCESS
+IGNORED: Final = Outcome.IGNORED
 
 UNUSUAL = 0.05  # weight of one report in an instance's average of them
 HEEDED = 0.1  # how much a call counts that somebody else sent (loadtests/sims/balancing.py)
@@ -63,11 +65,10 @@ class Facts:
     labels: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
 
-class Instance:
-    """One address, its load and its health. Implements ports.Destination and governance's Candidate."""
+class Instance(Destination):
+    """One address, its load and its health. Implements governance's Candidate."""
 
     __slots__ = (
-        "authority",
         "breaker",
         "doubted_until",
         "draining",
@@ -76,17 +77,13 @@ class Instance:
         "facts",
         "failures",
         "healthy",
-        "host",
-        "http2",
         "id",
         "in_flight",
         "key",
         "last_good",
         "latency",
-        "port",
         "since",
         "successes",
-        "tls",
         "usually_elsewhere",
         "weight",
         "zone",

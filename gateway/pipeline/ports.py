@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 from gateway.governance.token_bucket import Claim as Claim  # found here, too
 from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.errors import GatewayError
@@ -254,33 +256,22 @@ class Call(Protocol):
         ...
 
 
-class Destination(Protocol):
-    """What an upstream needs to know of an instance."""
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Destination:
+    """What an upstream needs to know of an instance.
 
-    @property
-    def host(self) -> str:
-        """Address or name."""
-        ...
+    host: address or name. authority: `host:port` as the Host field carries it. http2: whether it is spoken to
+    in HTTP/2. tls: how connections to it are encrypted, None: they are not. A base class and not a Protocol,
+    because a compiled upstream finds its fields without a look-up.
+    """
 
-    @property
-    def port(self) -> int:
-        """TCP port."""
-        ...
+    __slots__ = ("authority", "host", "http2", "port", "tls")
 
-    @property
-    def authority(self) -> bytes:
-        """`host:port` as the Host field carries it."""
-        ...
-
-    @property
-    def http2(self) -> bool:
-        """Whether it is spoken to in HTTP/2."""
-        ...
-
-    @property
-    def tls(self) -> Tls | None:
-        """How connections to it are encrypted; None: they are not."""
-        ...
+    host: str
+    port: int
+    authority: bytes
+    http2: bool
+    tls: Tls | None
 
 
 class Upstream(Protocol):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from gateway.dialects.protocol import Target
 from gateway.http.forwarded import Forwarding
 from gateway.http.message import Request
-from gateway.pipeline.chain import Chain
 from gateway.pipeline.pool import Pool
+from gateway.pipeline.steps import Steps
 
 
 class Endpoint:
@@ -41,7 +41,7 @@ class Endpoint:
     def __init__(
         self,
         name: str,
-        chain: Chain,
+        chain: Steps,
         pool: Pool | None,
         *,
         model: str = "",

@@ -15,6 +15,8 @@ beside the first try, never for a body that was not kept. What an attempt took i
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.governance.fair_queue import Waiting
 from gateway.governance.hedging import Hedging
 from gateway.http.message import Headers, Request, Response
@@ -36,7 +38,10 @@ from gateway.pipeline.retrying import after_answer, after_error, cause_of, other
 
 ATTEMPT = b"x-headgate-attempt"  # 2, 3 … on every try but the first, so that instances can tell them apart
 
-FAILURE, IGNORED, SUCCESS = Outcome.FAILURE, Outcome.IGNORED, Outcome.SUCCESS
+# As in phase.py: a Final costs no look-up.
+FAILURE: Final = Outcome.FAILURE
+IGNORED: Final = Outcome.IGNORED
+SUCCESS: Final = Outcome.SUCCESS
 
 
 class Tries(Owner):
@@ -86,7 +91,7 @@ class Tries(Owner):
             return
         pool = self._pool
         instance = pool.acquire(ctx, self._tried)
-        if isinstance(instance, GatewayError):
+        if not isinstance(instance, Instance):
             if isinstance(instance, Full):
                 self._wait(instance)
             else:

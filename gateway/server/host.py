@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Protocol
 
 from mypy_extensions import mypyc_attr
 
 from gateway.http.outbox import Outbox
-from gateway.pipeline.ports import Begin, Timers
+from gateway.pipeline.ports import Begin, Clock, Timers
 from gateway.server.settings import ServerSettings
 
 # Is told (code, status, the client's address, the request id) of every answer that was given before a request
@@ -49,10 +50,18 @@ class Host:
     draining: bool
     on_refused: OnRefused | None
     upgrades: bool  # some endpoint lets clients go on in another protocol
+    clock: Clock
+    _date: bytes = b""
+    _date_until: float = 0.0  # on the loop's clock
 
     def date(self) -> bytes:
-        """The Date field's value now."""
-        return b""
+        """The Date field's value now, made once per second. RFC 9110 §6.6.1."""
+        now: float = self.loop.time()
+        if now >= self._date_until:
+            wall = self.clock.wall()
+            self._date = formatdate(wall, usegmt=True).encode()
+            self._date_until = now + 1.0 - wall % 1.0
+        return self._date
 
     def admit(self, connection: Connection, address: str) -> bool:
         """Count a new connection; False when there are too many."""

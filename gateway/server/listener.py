@@ -14,7 +14,6 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from email.utils import formatdate
 from typing import Literal, TypeAlias, cast
 
 from gateway.http.outbox import Outbox
@@ -61,7 +60,7 @@ class Listener(Host):
         self.outbox = Outbox(self.loop.call_soon)
         self.draining = False
         self.upgrades = False
-        self._clock = clock
+        self.clock = clock
         self.on_refused = on_refused
         self.tls = tls
         self.handshakes = Handshakes(self.loop, 1 if tls is None else tls.settings.handshakes)
@@ -74,8 +73,6 @@ class Listener(Host):
         self._arrivals: dict[Arrival, str | None] = {}
         self._by_address: Counter[str] = Counter()
         self._empty = asyncio.Event()
-        self._date = b""
-        self._date_until = 0.0
 
     async def start(self, host: str, port: int, reuse_port: bool = False) -> None:
         """Listen on host:port (0 = any free port). Raises BindError."""
@@ -128,15 +125,6 @@ class Listener(Host):
     def busy(self) -> int:
         """Connections with a request under way."""
         return sum(connection.stream is not None for connection in self._connections)
-
-    def date(self) -> bytes:
-        """The Date field's value now, made once per second. RFC 9110 §6.6.1."""
-        now = self.loop.time()
-        if now >= self._date_until:
-            wall = self._clock.wall()
-            self._date = formatdate(wall, usegmt=True).encode()
-            self._date_until = now + 1.0 - wall % 1.0
-        return self._date
 
     def admit(self, connection: Connection, address: str) -> bool:
         """Count a new connection; False when there are too many, in all or from this address."""

@@ -9,7 +9,7 @@ HTTP/1.0; a response that can't be completed breaks the connection (RFC 9112 §6
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.http.framing import encode_chunk
 from gateway.http.message import Headers, Request, Response, find
@@ -23,7 +23,9 @@ from gateway.pipeline.errors import GatewayError
 from gateway.pipeline.ports import Receiver
 from gateway.server.body import Body, body_of, tunnel_body
 
-_COPY_BELOW = 16 * 1024  # a chunk up to this size is copied into one piece, a larger one is written as three
+_COPY_BELOW: Final = (
+    16 * 1024
+)  # a chunk up to this size is copied into one piece, a larger one is written as three
 
 
 class Line(Protocol):
@@ -98,7 +100,7 @@ class _Nobody:
         pass
 
 
-_NOBODY = _Nobody()
+_NOBODY: Final = _Nobody()
 
 
 class Stream:

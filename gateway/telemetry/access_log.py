@@ -1,48 +1,33 @@
 """The access log: one JSON line per request that says which policy decided and why.
 
-Records wait in a bounded queue and are written in batches by a thread of their own, so that a full disk, a
-slow terminal or a closed pipe never blocks the event loop: what can't be written is dropped and counted,
-and a dead sink is tried again after a while. A file that was moved or removed is opened anew by its name
-within `LOOK` seconds, so that logrotate needs to send no signal. The credential, the body, the query and
-header values never reach a record.
+Lines (log_lines.py) wait in a bounded queue and are written in batches by a thread of their own, so that a
+full disk, a slow terminal or a closed pipe never blocks the event loop: what can't be written is dropped and
+counted, and a dead sink is tried again after a while. A line is made where its request ends: what it says is
+still in the processor's caches, the request's memory is free at once, and the thread, which takes the
+interpreter from the event loop for as long as it works, only joins and writes. A file that was moved or
+removed is opened anew by its name within `LOOK` seconds, so that logrotate needs to send no signal. The
+credential, the body, the query and header values never reach a line.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-import orjson
-
-from gateway.pipeline.context import Context, Tried
+from gateway.pipeline.context import Context
 from gateway.pipeline.ports import Clock
+from gateway.telemetry.log_lines import Lines, Unread, line, record
 
-QUEUE = 8192  # records that may wait: about 4 KiB each, so a blocked sink costs 32 MiB and not the worker
-BATCH = 512  # records of one write
+QUEUE = 8192  # lines that may wait: some 300 B each, so a blocked sink costs 3 MiB and not the worker
+BATCH = 512  # lines of one write
 PAUSE = 0.05  # s between two looks at an empty queue
 AGAIN = 2.0  # s until a failed sink is tried again
 LOOK = 1.0  # s between two looks whether the file is still the one of that name
 PATIENCE = 1.0  # s that `close` waits for what is queued
-
-
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """An answer that was given before there was a request: a malformed head, too many connections …
-
-    finished: s, monotonic.
-    """
-
-    code: str
-    status: int
-    client: str
-    finished: float
-    request_id: bytes = b""
 
 
 class AccessLog:
@@ -68,10 +53,12 @@ class AccessLog:
         self._chance = chance
         self._sample = sample
         self._lock = lock
-        self._queue: deque[Context | Unread] = deque()
+        self._queue: deque[bytes] = deque()
+        self._lines = Lines()
+        self._epoch = 0.0  # s between the monotonic clock's zero and the Unix epoch
         self._turned_away = 0  # counted by the event loop's thread
         self._lost = 0  # counted by the writer's: `+=` of two threads on one number loses counts
-        self._in_hand = 0  # records of the batch that is being written
+        self._in_hand = 0  # lines of the batch that is being written
         self._wake = threading.Event()
         self._closing = False
         self._descriptor = -1
@@ -88,6 +75,7 @@ class AccessLog:
     def start(self) -> None:
         """Open the target and begin to write."""
         if self.target != "off":
+            self._epoch = self._clock.wall() - self._clock.now()
             self._writer = threading.Thread(target=self._run, name="access-log", daemon=True)
             self._writer.start()
 
@@ -100,7 +88,7 @@ class AccessLog:
         if len(self._queue) >= QUEUE:
             self._turned_away += 1
             return
-        self._queue.append(ctx)
+        self._queue.append(self._lines.of(ctx, self._epoch))
 
     def observe_unread(self, code: str, status: int, client: str, request_id: bytes = b"") -> None:
         """Queue an answer that was given before there was a request."""
@@ -109,7 +97,8 @@ class AccessLog:
         if len(self._queue) >= QUEUE:
             self._turned_away += 1
             return
-        self._queue.append(Unread(code, status, client, self._clock.now(), request_id))
+        unread = Unread(code, status, client, self._clock.now(), request_id)
+        self._queue.append(line(record(unread, self._epoch)))
 
     def close(self) -> None:
         """Write what is queued, for at most `PATIENCE`, and stop; a blocked writer is left behind."""
@@ -132,7 +121,7 @@ class AccessLog:
                     break
                 self._wake.wait(PAUSE)
                 continue
-            batch: list[Context | Unread] = []
+            batch: list[bytes] = []
             while self._queue and len(batch) < BATCH:
                 batch.append(self._queue.popleft())
             self._in_hand = len(batch)
@@ -141,13 +130,13 @@ class AccessLog:
         if self._descriptor > 2:
             os.close(self._descriptor)
 
-    def _write(self, batch: list[Context | Unread]) -> None:
+    def _write(self, batch: list[bytes]) -> None:
         now = self._clock.now()
         if now < self._broken_until:
             self._lost += len(batch)
             return
-        epoch = self._clock.wall() - now
-        lines = b"".join([line(record(ctx, epoch)) for ctx in batch])
+        self._epoch = self._clock.wall() - now  # the wall clock may be set while we run
+        lines = b"".join(batch)
         written = 0
         try:
             self._reopen_if_moved(now)
@@ -210,91 +199,3 @@ class AccessLog:
         if self.target == "stderr":
             return sys.__stderr__.fileno() if sys.__stderr__ else 2
         return os.open(self.target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-
-
-def line(fields: dict[str, object]) -> bytes:
-    """Return one line of JSON, line feed included."""
-    try:
-        return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # half a surrogate pair, which a token's claims may hold: escaped, as JSON allows
-        return json.dumps(fields).encode() + b"\n"
-
-
-def record(ctx: Context | Unread, epoch: float) -> dict[str, object]:
-    """Return what the log says of one request. Empty fields are left out; durations are milliseconds.
-
-    epoch: seconds between the monotonic clock's zero and the Unix epoch.
-    """
-    if isinstance(ctx, Unread):
-        time = round(epoch + ctx.finished, 3)
-        known = {"request_id": ctx.request_id.decode("latin-1")} if ctx.request_id else {}
-        return {"time": time, **known, "client": ctx.client, "status": ctx.status, "reason": ctx.code}
-    request = ctx.request
-    line: dict[str, object] = {
-        "time": round(epoch + ctx.finished, 3),
-        "request_id": ctx.request_id.decode("latin-1"),
-        "client": ctx.client,
-        "method": request.method.decode("latin-1"),
-        "path": request.path.decode("latin-1"),
-        "status": ctx.status,
-        "ms": round((ctx.finished - ctx.started) * 1000, 3),
-        "bytes_in": ctx.body_received or request.length or 0,
-        "bytes_out": ctx.body_sent,
-    }
-    if ctx.grpc_status >= 0:
-        line["grpc_status"] = ctx.grpc_status
-    if ctx.endpoint is not None:
-        line["endpoint"] = ctx.endpoint.name
-    if ctx.principal is not None:
-        line["principal"] = ctx.principal.name
-        if ctx.principal.plan:
-            line["plan"] = ctx.principal.plan
-        if ctx.principal.tenant:
-            line["tenant"] = ctx.principal.tenant
-    if ctx.waited:
-        line["waited_ms"] = round(ctx.waited * 1000, 3)
-    if ctx.attempts:
-        line["pool"] = "" if ctx.pool is None else ctx.pool.name
-        line["instance"] = "" if ctx.instance is None else ctx.instance.id
-        line["upstream_ms"] = round(ctx.upstream_seconds * 1000, 3)
-        if ctx.attempts > 1:
-            line["attempts"] = ctx.attempts
-        if ctx.tries is not None:
-            line["tries"] = [_try(tried) for tried in ctx.tries]
-    if ctx.version:
-        line["version"] = ctx.version
-    if ctx.arm:
-        line["arm"] = ctx.arm
-    if ctx.cache_status:
-        line["cache"] = ctx.cache_status.decode("latin-1")
-    if ctx.degraded:
-        line["degraded"] = ctx.degraded
-        line["degraded_by"] = ctx.degraded_by
-    if ctx.fault:
-        line["fault"] = ctx.fault
-    if ctx.refusal is not None:
-        line["reason"] = ctx.refusal.code
-        line["policy"] = ctx.refusal.policy
-        line["decided_by"] = ctx.answered_by
-        line["why"] = ctx.refusal.message
-        if "limit" in ctx.refusal.details:
-            line["limit"] = ctx.refusal.details["limit"]
-    elif ctx.error is not None:
-        line["reason"] = ctx.error.code
-        line["why"] = str(ctx.error)
-    elif ctx.answered_by:
-        line["decided_by"] = ctx.answered_by
-    if ctx.rehearsed:
-        line["would_refuse"] = [f"{policy}: {code}" for policy, code in ctx.rehearsed]
-    if ctx.sampled:
-        line["trace_id"] = ctx.trace_id.decode("latin-1")
-    return line
-
-
-def _try(tried: Tried) -> dict[str, object]:
-    return {
-        "instance": tried.instance,
-        "kind": tried.kind,
-        "ended": tried.ended,
-        "ms": round(tried.seconds * 1000, 3),
-    }

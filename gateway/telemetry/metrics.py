@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -24,8 +24,8 @@ from gateway.governance.histogram import Histogram
 from gateway.http.grpc import Status
 from gateway.pipeline.context import Context, Tried
 
-OTHER = "-"
-NOT_FAILED = frozenset(("answered", "slower", "dropped"))  # of `Tried.ended`
+OTHER: Final = "-"
+NOT_FAILED: Final = frozenset(("answered", "slower", "dropped"))  # of `Tried.ended`
 
 K = TypeVar("K", bound=tuple[str, ...])
 

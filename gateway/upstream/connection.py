@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from gateway.http.framing import (
     CHUNKED,
@@ -51,8 +51,8 @@ from gateway.pipeline.ports import Cancellable, Sink
 if TYPE_CHECKING:  # connections belong to their group, which makes them
     from gateway.upstream.connections import Connections
 
-WRITE_HIGH = 64 * 1024  # bytes waiting to be sent, above which `Sink.on_writable(False)` is told
-_MAX_INTERIM = 16  # 1xx responses before one final one
+WRITE_HIGH: Final = 64 * 1024  # bytes waiting to be sent, above which `Sink.on_writable(False)` is told
+_MAX_INTERIM: Final = 16  # 1xx responses before one final one
 
 
 class HttpCall:

@@ -1,14 +1,12 @@
-"""What the whole path costs without a kernel: bytes of a request in, bytes of its answer out, both edges between.
+"""What the whole path costs without a kernel: bytes of a request in, bytes of its answer out.
 
     python -m loadtests.micro.path_cpu plain|policy|cache [--number N] [--rounds N] [--profile]
 
 A worker as `headgate serve` makes it, with the bench's own policies; transports that keep what is written
-stand in for sockets, an instance that answers at once for the backend. What is left out is what the kernel, the
-event loop and the thread of the access log do, and what cold caches cost. So a change shows here before it shows
-beside other gateways, and how many instructions a request takes can be counted, which no other load on the
-machine disturbs:
-
-    valgrind --tool=callgrind --collect-atstart=no ... (docs/adr/0032-less-work.md)
+stand in for sockets, an instance that answers at once for the backend. What the kernel, the event loop and
+the thread of the access log do is left out, and so is what cold caches cost. So a change shows here before it
+shows beside other gateways, and how many instructions a request takes can be counted, which nothing else that
+runs on the machine disturbs (how: docs/adr/0032-less-work.md).
 """
 
 from __future__ import annotations
@@ -32,13 +30,14 @@ from gateway.upstream.connections import Connections
 from loadtests.bench.site import IN_TURN, KEYS, PEERS, TARGET, fill_in, headgate_keys, key, tenants
 
 BODY = (
-    b'{"inputs":[{"name":"x","shape":[1,16],"datatype":"FP32","data":[0.11,0.22,0.33,0.44,0.55,0.66,0.77,0.88,'
-    b'0.99,1.01,1.12,1.23,1.34,1.45,1.56,1.67]}],"parameters":{"units":"metric","batch":"nightly",'
+    b'{"inputs":[{"name":"x","shape":[1,16],"datatype":"FP32","data":[0.11,0.22,0.33,0.44,0.55,0.66,0.77,'
+    b'0.88,0.99,1.01,1.12,1.23,1.34,1.45,1.56,1.67]}],"parameters":{"units":"metric","batch":"nightly",'
     b'"user":"user-000001","caller":"pricing/1.4"},"id":"abcdefabcdefabcdefabcdef0123456789abcdef"}'
 )
 RESULT = b'{"model_name":"m1","outputs":[{"name":"y","datatype":"FP32","shape":[1],"data":[0.5]}]}'
 ANSWER = (
-    b"HTTP/1.1 200 OK\r\nServer: b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(RESULT)
+    b"HTTP/1.1 200 OK\r\nServer: b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    % len(RESULT)
     + RESULT
 )
 CONNECTIONS = 64
@@ -152,7 +151,7 @@ async def measure(options: argparse.Namespace) -> None:
         stage = Stage(worker)
         sent = requests()
         stage.turn(sent, CONNECTIONS)
-        while any(client.stream is not None for client, _ in stage.clients):  # the model's signature is asked for
+        while any(client.stream is not None for client, _ in stage.clients):  # the model's signature is asked
             await asyncio.sleep(0.01)
             stage.turn(sent, 0)
         stage.turn(sent, 3 * IN_TURN)
@@ -178,7 +177,8 @@ def _hold(options: argparse.Namespace, run: Callable[[], None]) -> None:
         spent.append((time.thread_time() - before) / options.number * 1e6)
     spent.sort()
     quartile = spent[len(spent) // 4]
-    print(f"{options.variant}: min {spent[0]:.2f}, quartile {quartile:.2f}, median {spent[len(spent) // 2]:.2f} us")
+    median = spent[len(spent) // 2]
+    print(f"{options.variant}: min {spent[0]:.2f}, quartile {quartile:.2f}, median {median:.2f} us")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.http.outbox import BURST, LARGE, Outbox
+from gateway.http.outbox import BURST, CALM, LARGE, LONELY, Outbox
 
 
 class Wire:
@@ -106,3 +106,50 @@ def test_a_flush_from_within_a_write_keeps_the_order(
     outbox.post(wire, b"2")
     soon.pop()()
     assert [data for _, data in log] == [b"1", b"2", b"3"]
+
+
+def test_after_bursts_of_one_write_the_next_ones_go_out_at_once(
+    outbox: Outbox, soon: list[Callable[[], None]], log: list[tuple[str, bytes]]
+) -> None:
+    wire = Wire(log)
+    for _ in range(LONELY):
+        outbox.post(wire, b"waits")
+        soon.pop()()
+    for number in range(CALM):
+        outbox.post(wire, b"%d" % number)
+        assert log[-1] == ("a", b"%d" % number)
+    assert soon == []
+    outbox.post(wire, b"looks again")
+    assert log[-1] == ("a", b"%d" % (CALM - 1))
+    soon.pop()()
+    assert log[-1] == ("a", b"looks again")
+    outbox.post(wire, b"still calm")
+    assert log[-1] == ("a", b"still calm")
+
+
+def test_a_burst_of_two_ends_the_calm(
+    outbox: Outbox, soon: list[Callable[[], None]], log: list[tuple[str, bytes]]
+) -> None:
+    wire = Wire(log)
+    for _ in range(LONELY):
+        outbox.post(wire, b"alone")
+        soon.pop()()
+    for _ in range(CALM):
+        outbox.post(wire, b"at once")
+    outbox.post(wire, b"1")
+    outbox.post(wire, b"2")
+    soon.pop()()
+    outbox.post(wire, b"waits")
+    assert log[-1] == ("a", b"2")
+
+
+def test_in_a_calm_nothing_is_sent_to_whom_is_gone(
+    outbox: Outbox, soon: list[Callable[[], None]], log: list[tuple[str, bytes]]
+) -> None:
+    wire = Wire(log)
+    for _ in range(LONELY):
+        outbox.post(wire, b"alone")
+        soon.pop()()
+    wire.closing, before = True, len(log)
+    outbox.post(wire, b"late")
+    assert len(log) == before

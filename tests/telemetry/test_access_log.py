@@ -15,7 +15,8 @@ from gateway.pipeline.context import Context
 from gateway.pipeline.errors import Refusal, UpstreamTimeout
 from gateway.pipeline.ports import Principal
 from gateway.telemetry import access_log
-from gateway.telemetry.access_log import AccessLog, line, record
+from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.log_lines import line, record
 from tests.fakes.clock import ManualClock
 from tests.fakes.context import make_context
 from tests.fakes.traffic import Traffic, instances
@@ -230,7 +231,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line_spoils_that_line_alone(
 
     log = AccessLog(str(path), clock, chance=lambda: 0.5)
     for _ in range(2):
-        log._queue.append(finished())
+        log._queue.append(line(record(finished(), 0.0)))
     monkeypatch.setattr(os, "write", limited)
     log.start()
     until(lambda: log.written + log.dropped == 2)
