@@ -284,6 +284,9 @@ class Stores:
         "file that keeps the state of releases, or memory; a log of their events stands beside it",
         example="/var/lib/headgate/releases.json",
     )
+    shared_releases: Store = setting(
+        Store(), "where gateways agree on releases; memory: each decides by itself", example="redis://10.0.0.6"
+    )
     quotas: str = setting(
         ".headgate/quotas.db",
         "file that keeps what was spent of quotas, or memory; with counters in Redis they are there",

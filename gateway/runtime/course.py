@@ -75,11 +75,13 @@ class Course:
             self.verdict = self.judge.verdict()
         self.changed = True
 
-    def look(self, arms: Arms, now: float) -> Change | None:
-        """Move by itself. now: s since the epoch."""
+    def look(self, arms: Arms, now: float, climbs: bool = True) -> Change | None:
+        """Move by itself; unless it `climbs`, only as the judge says. now: s since the epoch."""
         if arms.stable == arms.candidate:
             return None
         condemned = self.verdict is not None and self.verdict.take_back
+        if not climbs and (not condemned or self.ramp.alarmed):
+            return None
         self.wanted = max(self.wanted, arms.members[0], 1)
         rolled = min(1.0, arms.usable[1] / self.wanted)
         if arms.usable[1] and not arms.usable[0]:
@@ -157,9 +159,11 @@ class Course:
             "judged": judged,
         }
 
-    def restore(self, kept: Mapping[str, object], now: float) -> None:
+    def restore(self, kept: Mapping[str, object], now: float, anew: bool = True) -> None:
         """Go on where a former process stopped. Raises ValueError: kept makes no sense, or is of another
         release.
+
+        anew: what is still on its way counts no more; else another gateway goes on at this very moment.
         """
         match kept:
             case {
@@ -179,8 +183,9 @@ class Course:
                     raise ValueError("it is of another release")
                 self.ramp = Ramp.restored(self.filter.live.plan, ramp, now)
                 self.between, self.written = (stable, candidate), written
-                self.base, self.epoch, self.wanted = base, epoch + 1, wanted
+                self.base, self.epoch, self.wanted = base, epoch + anew, wanted
                 judged = kept.get("judged")
+                self._start_anew()
                 if kept.get("criteria") == repr(self.filter.live.criteria):
                     self.requests, self.errors = list(requests), list(errors)
                     self.pairs, self.fallbacks = pairs, fallbacks

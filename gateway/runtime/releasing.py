@@ -8,6 +8,8 @@ shown by `headgate releases` and `headgate diff`, and ends when the policies nam
 told first and written down at once after; evidence is written every `KEEP` seconds, so that a crash costs a
 few seconds of it and no decision.
 
+Several gateways over one Redis are one, too (circle.py): their leader decides, the others follow.
+
 A blue-green flip over several workers is told twice: hold, until all have heard it or `hold` is over, then
 the weight. No request is answered by the old version after another one was by the new.
 """
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -25,12 +27,13 @@ from prometheus_client.core import CounterMetricFamily, Metric
 
 from gateway.admin.views import View
 from gateway.filters.release import ReleaseFilter, Sample
-from gateway.governance.ramp import Act, Change
+from gateway.governance.ramp import Act, Change, Impossible
 from gateway.pipeline.chain import Chosen
 from gateway.pipeline.pool import Instance
 from gateway.pipeline.ports import Clock
-from gateway.pipeline.releases import Gathered, Releases, Told
+from gateway.pipeline.releases import Arms, Gathered, Releases, Told
 from gateway.pipeline.snapshot import Snapshot
+from gateway.runtime.circle import SYNC, Asked, Circle
 from gateway.runtime.course import Course
 from gateway.runtime.release_file import ReleaseFile, State
 from gateway.telemetry.metrics import gauge
@@ -49,7 +52,8 @@ class Releasing:
     """The releases of one host.
 
     book: this process's, where requests or builds happen. tell: passes on to other processes. workers: the
-    numbers of those that must hear of a flip. ask: puts the sample to an instance.
+    numbers of those that must hear of a flip. ask: puts the sample to an instance. circle: of the gateways
+    that release together.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Releasing:
         ask: Ask,
         tell: Callable[[Told], None] | None = None,
         workers: Callable[[], frozenset[int]] = frozenset,
+        circle: Circle | None = None,
     ) -> None:
         self._file = file
         self._book = book
@@ -67,6 +72,8 @@ class Releasing:
         self._ask = ask
         self._tell = tell
         self._workers = workers
+        self._circle = circle
+        self._meets_at = 0.0
         self._kept: State = file.load()
         self._courses: dict[str, Course] = {}
         self._events: list[dict[str, object]] = []
@@ -110,7 +117,15 @@ class Releasing:
     # What processes say
 
     def gather(self, gathered: Iterable[Gathered]) -> None:
-        """Take in what a process gathered."""
+        """Take in what a process of this host gathered, or hand it to who decides."""
+        found = list(gathered)
+        circle = self._circle
+        if circle is not None and not circle.leads and found:
+            circle.gathered(found)
+        if circle is None or circle.leads or circle.is_alone:
+            self._count(found)
+
+    def _count(self, gathered: Iterable[Gathered]) -> None:
         for one in gathered:
             course = self._courses.get(one.name)
             if course is not None:
@@ -132,8 +147,58 @@ class Releasing:
         """Look for ever."""
         while True:
             await asyncio.sleep(LOOK)
+            await self.meet()
             self.look()
+            if self._circle is not None:
+                await self._circle.decide({name: one.state() for name, one in self._courses.items()})
             await self._keep()
+
+    # With other gateways
+
+    async def meet(self) -> None:
+        """Hear what the other gateways say, now and then."""
+        circle, now = self._circle, self._clock.now()
+        if circle is None or now < self._meets_at:
+            return
+        self._meets_at = now + SYNC
+        led = circle.leads
+        news = await circle.meet()
+        if circle.leads and not led:
+            log.info("this gateway decides on releases now")
+        for name, kept in (news.releases or {}).items():
+            self._take_over(name, kept)
+        self._count(news.gathered)
+        for one in news.asked:
+            self._do_too(one)
+
+    def _take_over(self, name: str, kept: Mapping[str, object]) -> None:
+        """Stand where the one who decides stands."""
+        course = self._courses.get(name)
+        if course is None:
+            self._kept[name] = dict(kept)
+            return
+        before = course.ramp.phase, course.ramp.weight, course.epoch, course.base
+        try:
+            course.restore(kept, self._clock.wall(), anew=False)
+        except ValueError as wrong:
+            log.debug("release %s is another one elsewhere: %s", name, wrong)
+            return
+        course.changed = True
+        if (course.ramp.phase, course.ramp.weight, course.epoch, course.base) != before:
+            log.info("release %s is %s at %g elsewhere", name, course.ramp.phase.value, course.ramp.weight)
+            self._spread(course, course.ramp.weight)
+
+    def _do_too(self, asked: Asked) -> None:
+        """Do what was done at another gateway, if it is still about the same and can be done."""
+        course = self._courses.get(asked.release)
+        if course is None or asked.between != course.between:
+            return
+        try:
+            change = course.ramp.do(Act(asked.act), self._clock.wall())
+        except (Impossible, ValueError) as wrong:
+            log.info("release %s: what another gateway asked for is over: %s", asked.release, wrong)
+            return
+        self._moved(course, change, asked.by)
 
     def look(self) -> None:
         """Let every course move that can."""
@@ -144,6 +209,9 @@ class Releasing:
                 self._flip(course, now)
                 continue
             arms = course.filter.arms(now)
+            if self._circle is not None and not self._circle.leads:
+                self._look_alone(course, arms, wall)
+                continue
             if course.written and arms.written != course.written and course.base:
                 course.base = ""  # the policies moved stable: what they say holds again
                 self._publish(course)
@@ -162,6 +230,19 @@ class Releasing:
                 by = "judge" if change.act in (Act.HOLD, Act.ALARM, Act.ROLL_BACK) else "ramp"
                 self._moved(course, change, by)
 
+    def _look_alone(self, course: Course, arms: Arms, wall: float) -> None:
+        """Another gateway decides; while nobody can be asked, take back what is bad and do no more."""
+        circle = self._circle
+        if circle is None or not circle.is_alone or not course.meets(arms):
+            return
+        course.begin_between(arms)
+        change = course.look(arms, wall, climbs=False)
+        if change is not None:
+            self._moved(course, change, "judge")
+            if change.act is not Act.ALARM:
+                act = Act.ROLL_BACK if change.act is Act.ROLL_BACK else Act.PAUSE
+                circle.asked(Asked(course.filter.live.name, act.value, "judge", course.between))
+
     def _moved(self, course: Course, change: Change, by: str) -> None:
         self._event(course, change.act.value, by)
         if by == "judge":
@@ -169,8 +250,12 @@ class Releasing:
             self._verdicts[key] = self._verdicts.get(key, 0) + 1
         if change.anew:
             course.forget()
+        self._spread(course, change.weight)
+
+    def _spread(self, course: Course, weight: float) -> None:
+        """Tell every process; of a blue-green flip twice."""
         both = self._workers()
-        if course.filter.live.plan.kind == "blue_green" and change.weight != course.told.weight and both:
+        if course.filter.live.plan.kind == "blue_green" and weight != course.told.weight and both:
             self._revision += 1
             course.told = course.told._replace(holding=True, revision=self._revision)
             course.flip = course.telling(self._revision)
@@ -232,6 +317,8 @@ class Releasing:
         change = course.ramp.do(act, self._clock.wall())
         course.changed = True
         self._moved(course, change, "hand")
+        if self._circle is not None and not self._circle.leads:
+            self._circle.asked(Asked(course.filter.live.name, act.value, "hand", course.between))
         self._saved_at = 0.0
         return self._view(course)
 
@@ -268,6 +355,7 @@ class Releasing:
             "since": round(ramp.since, 3),
             "seen": ramp.seen,
             "can": [] if resting else ramp.open_to(),
+            "decided": "here" if self._circle is None else self._circle.role,
             **course.numbers(),
         }
 

@@ -40,6 +40,7 @@ from gateway.pipeline.pressure import Pressure
 from gateway.pipeline.releases import Releases
 from gateway.runtime import messages
 from gateway.runtime.build import Built, Ports
+from gateway.runtime.circle import take_seat
 from gateway.runtime.crew import Crew
 from gateway.runtime.hand import Hand, NoAnswer, State
 from gateway.runtime.host import Host
@@ -120,6 +121,7 @@ class Supervisor:
             Samples(self._http).ask,
             lambda told: self._tell(messages.Released(told)),
             lambda: frozenset(hand.number for hand in self.crew.ready),
+            await take_seat(schema.stores.shared_releases, self._stack, SystemIds().chance),
         )
         self._stack.push_async_callback(self._releasing.close)
         self.policies = Policies(

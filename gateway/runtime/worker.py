@@ -46,9 +46,10 @@ from gateway.pipeline.routes import Routes
 from gateway.pipeline.snapshot import Snapshot
 from gateway.runtime import gauges
 from gateway.runtime.build import Built, Ports
+from gateway.runtime.circle import take_seat
 from gateway.runtime.explain import explain
-from gateway.runtime.link import Link
 from gateway.runtime.limits import limits
+from gateway.runtime.link import Link
 from gateway.runtime.listening import client_ports, make_listeners, offer_tunnels, renew
 from gateway.runtime.membership import Membership
 from gateway.runtime.observing import open_telemetry
@@ -56,6 +57,7 @@ from gateway.runtime.policies import Policies
 from gateway.runtime.registries import CannotStart, open_registry
 from gateway.runtime.releasing import Releasing, aside, catch_up, read_act, state_file
 from gateway.runtime.sensing import sense
+from gateway.runtime.tallies import Objectives
 from gateway.runtime.threads import WorkThreads
 from gateway.runtime.world import SystemClock, SystemIds
 from gateway.server.listener import Listener
@@ -141,7 +143,8 @@ class Worker:
         if self._link is None:
             file = state_file(self._folder, schema.stores.releases)
             ask = Samples(self._http).ask
-            self._releasing = Releasing(file, self._book, self._clock, ask)
+            circle = await take_seat(schema.stores.shared_releases, self._stack, self._ids.chance)
+            self._releasing = Releasing(file, self._book, self._clock, ask, circle=circle)
             self._stack.push_async_callback(self._releasing.close)
         ports = await self._ports(schema)
         self.policies = Policies(self._folder, ports, self._clock.wall, self._install)
@@ -423,6 +426,11 @@ class Worker:
     ) -> Mapping[str, object]:
         """Decide one request, spending and sending nothing."""
         return await explain(self.gateway, method, url, headers, body)
+
+    @property
+    def objectives(self) -> Objectives:
+        """What clients are promised, by endpoint."""
+        return self._pressure.objectives
 
     def traffic(self) -> list[Metric]:
         """What this process does now: gauges that only the event loop may read."""
