@@ -39,8 +39,10 @@ class Objective:
         "_short_bad",
         "_slice",
         "_turn",
+        "bad",
         "burn",
         "enough",
+        "good",
     )
 
     def __init__(self, ratio: float, window: float, *, burn: float = 4.0, enough: int = 10) -> None:
@@ -50,6 +52,7 @@ class Objective:
             raise ValueError(f"window and burn must be positive, not {window} and {burn}")
         self.burn = burn
         self.enough = enough
+        self.good = self.bad = 0  # requests of this process, ever
         self._budget = 1.0 - ratio
         self._slice = window / SLICES
         self._turn = 0  # number of the newest slice, counted from the clock's zero
@@ -59,15 +62,23 @@ class Objective:
 
     def record(self, good: bool, now: float) -> None:
         """Count one request."""
+        if good:
+            self.good += 1
+        else:
+            self.bad += 1
+        self.learn(good, not good, now)
+
+    def learn(self, good: int, bad: int, now: float) -> None:
+        """Count requests that somebody else served, lately."""
         self._advance(now)
         place = self._turn % SLICES
-        self._all[place] += 1
-        self._long_all += 1
-        self._short_all += 1
-        if not good:
-            self._bad[place] += 1
-            self._long_bad += 1
-            self._short_bad += 1
+        self._all[place] += good + bad
+        self._long_all += good + bad
+        self._short_all += good + bad
+        if bad:
+            self._bad[place] += bad
+            self._long_bad += bad
+            self._short_bad += bad
 
     def rates(self, now: float) -> tuple[float, float]:
         """Return the burn rates over the long and the short window; 0.0 where there were no requests."""

@@ -26,7 +26,7 @@ from gateway.runtime.channel import Channel
 from gateway.runtime.policies import Policies
 from gateway.runtime.releasing import aside, releases_of
 from gateway.runtime.sharing import Sharing
-from gateway.runtime.tallies import Tallies
+from gateway.runtime.tallies import Objectives, Tallies
 from gateway.runtime.tallies import heed as heed_tallies
 from gateway.stores.leased import Draw, LeasedCounters
 from gateway.telemetry.families import families
@@ -70,6 +70,11 @@ class Crewman(Protocol):
     @property
     def in_flight(self) -> int:
         """Requests under way."""
+        ...
+
+    @property
+    def objectives(self) -> Objectives:
+        """What clients are promised, by endpoint."""
         ...
 
     def now(self) -> float:
@@ -217,7 +222,7 @@ class Link:
             self._sharing.heed(crewman.snapshot, heard, now)
             if seen:
                 self._send(messages.Saw(tuple(seen)))
-            tallies = self._tallies.look(crewman.snapshot, now)
+            tallies = self._tallies.look(crewman.snapshot, crewman.objectives, now)
             if tallies:
                 self._send(messages.Tallied(tuple(tallies)))
             await asyncio.sleep(LOOK)
@@ -329,7 +334,7 @@ class Link:
             case messages.Saw(sightings):
                 self._heard += sightings
             case messages.Tallied(tallies) if crewman is not None:
-                heed_tallies(crewman.snapshot, tallies, crewman.now())
+                heed_tallies(crewman.snapshot, crewman.objectives, tallies, crewman.now())
             case messages.Prepare() | messages.Commit() | messages.Abort():
                 self._rounds.put_nowait(message)
             case messages.Ask() if crewman is not None:

@@ -9,27 +9,33 @@ The order within a tally is lost, so successes are spread evenly between its fai
 one side they would make a row of failures, or a peak of evidence, that never was: at 1,000 calls and
 5 scattered failures per look a healthy instance would be out.
 
-The pool as a whole is the instance "": only its breaker listens. Latencies and calls in flight stay private.
+The pool as a whole is the instance "": only its breaker listens. An endpoint's objective (`slo`) is an
+instance of the pool "": it burns in all workers or in none, and their ladders of lesser answers follow.
+Latencies and calls in flight stay private.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.governance.slo import Objective
 from gateway.pipeline.pool import Instance, Pool
 from gateway.pipeline.snapshot import Snapshot
 from gateway.runtime.messages import Tally
 
 EVERY: Final = 1.0  # s between two tellings of successes
 
+Objectives = Mapping[str, Objective]
+"""By endpoint (pipeline/pressure.py)."""
+
 
 @dataclass(slots=True)
 class _Told:
-    """What was told of an instance (or of a pool): calls so far."""
+    """What was told of an instance (or of a pool, or an objective): calls so far."""
 
-    of: Instance | Pool
+    of: Instance | Pool | Objective
     successes: int
     failures: int
     slow: int
@@ -42,14 +48,14 @@ class Tallies:
         self._told: dict[tuple[str, str], _Told] = {}
         self._told_all_at = 0.0
 
-    def look(self, snapshot: Snapshot, now: float) -> list[Tally]:
+    def look(self, snapshot: Snapshot, objectives: Objectives, now: float) -> list[Tally]:
         """Return what is to be told now."""
         is_time = now >= self._told_all_at + EVERY
         if is_time:
             self._told_all_at = now
         before, self._told = self._told, {}
         found: list[Tally] = []
-        for key, of, successes, failures, slow in _counted(snapshot):
+        for key, of, successes, failures, slow in _counted(snapshot, objectives):
             told = before.get(key)
             if told is None or told.of is not of:
                 told = _Told(of, successes, failures, slow)  # what was before is too old to tell
@@ -62,9 +68,14 @@ class Tallies:
         return found
 
 
-def heed(snapshot: Snapshot, tallies: Iterable[Tally], now: float) -> None:
-    """Let breakers and ejectors learn what other workers' calls came to."""
+def heed(snapshot: Snapshot, objectives: Objectives, tallies: Iterable[Tally], now: float) -> None:
+    """Let breakers, ejectors and objectives learn what other workers' calls came to."""
     for tally in tallies:
+        if not tally.pool:
+            objective = objectives.get(tally.instance)
+            if objective is not None:
+                objective.learn(tally.successes, tally.failures, now)
+            continue
         pool = snapshot.pools.get(tally.pool)
         if pool is None:
             continue
@@ -77,7 +88,11 @@ def heed(snapshot: Snapshot, tallies: Iterable[Tally], now: float) -> None:
                 pool.learn_calls(instance, tally.successes, tally.failures, tally.slow, now)
 
 
-def _counted(snapshot: Snapshot) -> Iterator[tuple[tuple[str, str], Instance | Pool, int, int, int]]:
+def _counted(
+    snapshot: Snapshot, objectives: Objectives
+) -> Iterator[tuple[tuple[str, str], Instance | Pool | Objective, int, int, int]]:
+    for endpoint, objective in objectives.items():
+        yield ("", endpoint), objective, objective.good, objective.bad, 0
     for pool in snapshot.pools.values():
         successes = failures = 0
         for one in pool.members.instances:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from gateway.config.units import Duration
 from gateway.governance.breaker import State
+from gateway.governance.ladder import Ladder
+from gateway.governance.slo import Objective
 from gateway.http.forwarded import Forwarding
 from gateway.pipeline.errors import Outcome
 from gateway.pipeline.pool import Facts, Pool
@@ -27,10 +29,11 @@ class Worker:
         self.pool.update([Facts(name, "127.0.0.1", n) for n, name in enumerate("abcde", 1)], NOW)
         self.snapshot = Snapshot(1, "", {"p": self.pool}, {}, Routes((), ()).find, Forwarding())
         self.tallies = Tallies()
+        self.objectives = {"api": Objective(0.99, 60.0)}
         assert self.look(NOW) == []
 
     def look(self, now: float) -> list[Tally]:
-        return self.tallies.look(self.snapshot, now)
+        return self.tallies.look(self.snapshot, self.objectives, now)
 
     def call(self, name: str, outcome: Outcome, now: float, latency: float = 0.01) -> None:
         (instance,) = [one for one in self.pool.members.instances if one.id == name]
@@ -50,7 +53,7 @@ def exchange(workers: list[Worker], now: float) -> None:
     for number, worker in enumerate(workers):
         for other, tallies in enumerate(told):
             if other != number:
-                heed(worker.snapshot, tallies, now)
+                heed(worker.snapshot, worker.objectives, tallies, now)
 
 
 def calls_until_found(workers: int, rate: float, fails: float, limit: int = 6000) -> int:
@@ -128,7 +131,7 @@ def test_successes_alone_are_told_once_a_second_and_failures_at_once() -> None:
 def test_what_was_counted_elsewhere_is_not_told_again() -> None:
     one, other = Worker(), Worker()
     one.call("a", Outcome.FAILURE, NOW)
-    heed(other.snapshot, one.look(NOW + 0.1), NOW + 0.1)
+    heed(other.snapshot, other.objectives, one.look(NOW + 0.1), NOW + 0.1)
     assert other.look(NOW + 2) == []
 
 
@@ -149,3 +152,30 @@ def test_the_breaker_of_a_whole_pool_opens_and_closes_everywhere() -> None:
     assert [sighting.what for sighting in told] == ["closed"]
     second.heed(other.snapshot, told, later)
     assert other.pool.breaker.state is State.CLOSED
+
+
+def test_an_objective_that_burns_in_one_worker_burns_in_all_and_their_ladders_follow():
+    crew = [Worker() for _ in range(3)]
+    ladders = [Ladder(2, calm=30.0, patience=5.0) for _ in crew]
+    now = NOW
+    for _ in range(100):  # all of the bad ones meet the first worker
+        now += 0.1
+        crew[0].objectives["api"].record(False, now)
+        for worker in crew[1:]:
+            worker.objectives["api"].record(True, now)
+        exchange(crew, now)
+        for worker, ladder in zip(crew, ladders, strict=True):
+            ladder.look(worker.objectives["api"].severity(now), now)
+    assert {ladder.level for ladder in ladders} == {2}
+    rates = [worker.objectives["api"].rates(now)[0] for worker in crew]
+    assert max(rates) - min(rates) < 0.05 * max(rates)
+
+
+def test_what_was_learnt_of_an_objective_is_not_told_again():
+    crew = [Worker() for _ in range(2)]
+    crew[0].objectives["api"].record(False, NOW + 1)
+    exchange(crew, NOW + 1.1)
+    exchange(crew, NOW + 1.2)
+    exchange(crew, NOW + 2.5)
+    assert [worker.objectives["api"].bad for worker in crew] == [1, 0]
+    assert crew[0].objectives["api"].rates(NOW + 2.5) == crew[1].objectives["api"].rates(NOW + 2.5)
