@@ -9,6 +9,12 @@ the candidate's arm while its weight grows. The release's name salts the choice,
 same few who go first. `sticky: prediction` is for endpoints with a cache, which keeps each version's answers
 apart: the same question then finds its answer again, and is asked once however many ask it at once.
 
+A browser is known by a cookie (`sticky: cookie`): a number that the gateway drew for it and that says
+nothing but which lot it drew; whoever deletes it draws again.
+
+`headers` and `cookies` name requests that meet the candidate whatever its weight (testers, an office), unless
+it was taken back. What they are chose them, not chance, so they are in neither arm.
+
 A fixed `weight` is moved by hand only; a `ramp` climbs by itself, and a `judge` watches every step
 (governance/ramp.py, governance/judge.py, docs/releases.md). What a request says about its arm is taken in
 when it is over: an error of an instance that was tried counts even where a retry or `degrade` hid it from the
@@ -22,7 +28,7 @@ to a candidate that nobody trusts yet: that is what `degrade` is for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -38,8 +44,9 @@ from gateway.governance.judge import ERRORS
 from gateway.governance.ramp import Plan
 from gateway.governance.split import place
 from gateway.http.codings import BadCoding, TooMuch, UnknownCoding, decoded
+from gateway.http.cookies import cookie, set_cookie
 from gateway.http.grpc import BLAMING, Status
-from gateway.http.message import Response
+from gateway.http.message import Response, find
 from gateway.pipeline.choice import NEWEST, Choice, Choices, choose
 from gateway.pipeline.context import Context, Slot
 from gateway.pipeline.errors import Refusal, Source
@@ -50,6 +57,8 @@ from gateway.pipeline.prediction import is_prediction, read_prediction
 from gateway.pipeline.promise import Eventual, Promise
 from gateway.pipeline.releases import FLIPS, PREDICTIONS, Arms, Criteria, Releases
 
+COOKIE: Final = b"headgate-arm"
+COOKIE_FOR: Final = 30 * 86400  # s
 STABLE: Final = "stable"
 CANDIDATE: Final = "candidate"
 WELL: Final = frozenset(("answered", "slower", "dropped"))  # of `Tried.ended`: the instance did not fail
@@ -180,9 +189,16 @@ class Release:
     requests: int = setting(
         100, "of the candidate that each step takes at least (pairs, at 0%)", "requests", at_least=0
     )
-    sticky: Literal["principal", "client", "prediction", "none"] = setting(
+    sticky: Literal["principal", "client", "cookie", "prediction", "none"] = setting(
         "none",
-        "what meets the same arm every time: a principal, a client address, the same prediction, or nothing",
+        "what meets the same arm every time: a principal, a client address, a browser (by a cookie that the "
+        "gateway sets), the same prediction, or nothing",
+    )
+    headers: Mapping[str, str] = setting(
+        {}, "requests with one of these fields meet the candidate anyway", example="{x-canary: always}"
+    )
+    cookies: Mapping[str, str] = setting(
+        {}, "requests with one of these cookies meet the candidate anyway", example="{beta: 'on'}"
     )
     judge: JudgeBy | None = setting(
         None, "what it must not be worse in", example="{errors: 1.25x, latency_p99: 1.2x}"
@@ -254,6 +270,9 @@ class ReleaseFilter(Filter):
         self._chance = parts.ids.chance
         self._signatures = parts.signatures
         self.needs_body = release.sticky == "prediction"
+        self._fields = [(name.lower().encode(), value.encode()) for name, value in release.headers.items()]
+        self._cookies = [(name.encode(), value.encode()) for name, value in release.cookies.items()]
+        self._names_some = bool(self._fields or self._cookies)
         self.fallbacks = 0  # requests that a dead candidate sent to stable
         for target in (release.stable, release.candidate):
             self._choices.must_find(target)
@@ -295,7 +314,17 @@ class ReleaseFilter(Filter):
             return waiting.chain(lambda _: self._decide(ctx))
         return self._decide(ctx)
 
+    def _is_sent(self, ctx: Context) -> bool:
+        """Whether it meets the candidate for what it is."""
+        headers = ctx.request.headers
+        return any(find(headers, name) == value for name, value in self._fields) or any(
+            cookie(headers, name) == value for name, value in self._cookies
+        )
+
     def _decide(self, ctx: Context) -> Eventual[Response | Refusal | None]:
+        if self._names_some and self._is_sent(ctx):
+            self._send(ctx)
+            return None
         if not self.needs_body or not is_prediction(ctx):
             self._choose(ctx, self._key(ctx))
             return None
@@ -311,6 +340,19 @@ class ReleaseFilter(Filter):
 
         infer.then(read, later.reject)
         return later
+
+    def _send(self, ctx: Context) -> None:
+        """To the candidate, whatever its weight: unless it was taken back, or is away."""
+        stable, told = self._stable(), self.live.told
+        candidate = self._choices.must_find(self._rule.value.candidate)
+        stays = (told.over and told.weight == 0) or not candidate.usable(ctx.now)
+        chosen = stable if stays else candidate
+        if self._rule.enforce:
+            choose(ctx, chosen, "release")
+            ctx.arm = STABLE if stays else CANDIDATE
+        if ctx.trail is not None:
+            verdict = f"{STABLE if stays else CANDIDATE}: pool {chosen.pool.name}, by header or cookie"
+            ctx.note("release", verdict, self._rule.policy, self._rule.origin, {"version": chosen.version})
 
     def _choose(self, ctx: Context, key: bytes | None) -> None:
         live = self.live
@@ -471,6 +513,28 @@ class WatchedRelease(ReleaseFilter):
         return known.named("" if ctx.parsed is None else ctx.parsed.signature)
 
 
+class CookieRelease(WatchedRelease):
+    """A release that knows browsers again: it draws a number for those that have none."""
+
+    def __init__(self, rule: Rule[Release], parts: Parts) -> None:
+        super().__init__(rule, parts)
+        self._drawn: Slot[bytes] = Slot()
+
+    def _key(self, ctx: Context) -> bytes | None:
+        known = cookie(ctx.request.headers, COOKIE)
+        if known is None or len(known) > 64:
+            known = b"%013x" % int(self._chance() * 2**52)
+            self._drawn.set(ctx, known)
+        return known
+
+    def on_response(self, ctx: Context, response: Response) -> Eventual[Response]:
+        """Tell a new browser its number; what the cache keeps then is kept from others."""
+        drawn = self._drawn.get(ctx)
+        if drawn is not None and self._rule.enforce:
+            response.headers.append(set_cookie(COOKIE, drawn, COOKIE_FOR))
+        return super().on_response(ctx, response)
+
+
 def fault_of(ctx: Context, pool: str) -> tuple[str, ...] | None:
     """Return the metrics in which a finished request failed at this pool, () when it went well.
 
@@ -504,12 +568,14 @@ def _content(infer: InferRequest | Refusal) -> bytes | None:
 
 
 def _build(rules: Sequence[Rule[Release]], parts: Parts) -> Iterable[Filter]:
-    return [
-        (WatchedRelease if rule.value.judge is not None or len(rule.value.ramp) > 1 else ReleaseFilter)(
-            rule, parts
-        )
-        for rule in rules
-    ]
+    return [_class_for(rule.value)(rule, parts) for rule in rules]
+
+
+def _class_for(release: Release) -> type[ReleaseFilter]:
+    """Who asks for nothing pays for nothing."""
+    if release.sticky == "cookie":
+        return CookieRelease
+    return WatchedRelease if release.judge is not None or len(release.ramp) > 1 else ReleaseFilter
 
 
 KIND = FilterKind("release", Release, summary="from one version to the next", build=_build)

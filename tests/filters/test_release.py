@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from gateway.config.units import Ratio
 from gateway.filters import send
 from gateway.filters.release import KIND, Release, ReleaseFilter
+from gateway.http.message import Response
 from gateway.pipeline.choice import Explicit
 from gateway.pipeline.ports import Principal
 from tests.fakes.traffic import V1, V2, Traffic, inputs, instances
@@ -181,3 +182,73 @@ def test_a_release_goes_before_send() -> None:
 def test_two_arms_are_two() -> None:
     assert list(Release(stable="1", candidate="1").check())
     assert [reference.name for reference in Release().names()] == ["stable", "newest"]
+
+
+# By cookie and by header
+
+
+def answered(traffic: Traffic, release: ReleaseFilter, *headers: tuple[bytes, bytes]) -> tuple[str, bytes]:
+    """A request's arm, and the cookie that its answer sets."""
+    ctx = traffic.context(headers=list(headers))
+    assert release.on_request(ctx) is None
+    response = Response(200, [], b"")
+    assert release.on_response(ctx, response) is response
+    return ctx.arm, (response.header(b"set-cookie") or b"").partition(b";")[0]
+
+
+def test_a_browser_that_sends_its_cookie_meets_the_same_arm_on_every_gateway() -> None:
+    asked = Release(weight=Ratio(0.4), sticky="cookie")
+    traffic, elsewhere = digits(seed=1), digits(seed=2)
+    (release,) = traffic.use(KIND, asked, policy="release-v2")
+    (other,) = elsewhere.use(KIND, asked, policy="release-v2")
+    assert isinstance(release, ReleaseFilter)
+    assert isinstance(other, ReleaseFilter)
+    first = [answered(traffic, release) for _ in range(100)]
+    assert len({drawn for _, drawn in first}) == 100
+    assert 20 < [arm for arm, _ in first].count("candidate") < 60
+    for arm, drawn in first:
+        assert answered(traffic, release, (b"cookie", b"a=b; " + drawn)) == (arm, b"")
+        assert answered(elsewhere, other, (b"cookie", drawn)) == (arm, b"")
+
+
+def test_a_cookie_that_nobody_of_us_set_is_drawn_anew() -> None:
+    traffic = digits()
+    (release,) = traffic.use(KIND, Release(weight=Ratio(0.4), sticky="cookie"))
+    assert isinstance(release, ReleaseFilter)
+    assert answered(traffic, release, (b"cookie", b"headgate-arm=" + b"x" * 65))[1] != b""
+
+
+@pytest.mark.parametrize(
+    ("header", "arm"),
+    [
+        pytest.param((b"x-canary", b"always"), "candidate", id="the header"),
+        pytest.param((b"cookie", b"beta=on"), "candidate", id="the cookie"),
+        pytest.param((b"x-canary", b"never"), "stable", id="another value"),
+        pytest.param((b"cookie", b"beta=off"), "stable", id="another cookie"),
+    ],
+)
+def test_a_header_or_a_cookie_leads_to_the_candidate_at_any_weight(
+    header: tuple[bytes, bytes], arm: str
+) -> None:
+    traffic = digits()
+    asked = Release(weight=Ratio(0.0), headers={"X-Canary": "always"}, cookies={"beta": "on"})
+    (release,) = traffic.use(KIND, asked)
+    assert isinstance(release, ReleaseFilter)
+    ctx = traffic.context(headers=[header])
+    release.on_request(ctx)
+    assert (ctx.arm, ctx.pool) == (arm, traffic.pools["digits-v2" if arm == "candidate" else "digits-v1"])
+
+
+def test_nothing_leads_to_a_candidate_that_was_taken_back_or_is_away() -> None:
+    traffic = digits()
+    (release,) = traffic.use(KIND, Release(weight=Ratio(0.5), headers={"x-canary": "always"}))
+    assert isinstance(release, ReleaseFilter)
+    always = (b"x-canary", b"always")
+    release.live.heed(release.live.told._replace(weight=0.0, over=True))
+    assert answered(traffic, release, always)[0] == "stable"
+    release.live.heed(release.live.told._replace(weight=0.5, over=False))
+    assert answered(traffic, release, always)[0] == "candidate"
+    for instance in traffic.pools["digits-v2"].members.instances:
+        instance.healthy = False
+    assert answered(traffic, release, always)[0] == "stable"
+    assert release.live.take() is None  # what chose itself is in neither arm

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.fakes.versions import Version, page, version
@@ -255,3 +256,25 @@ async def test_a_damaged_state_is_no_reason_not_to_start(tmp_path: Path, content
         running(tmp_path, page(one, two, "{weight: 100%}")) as gateway,
     ):
         assert await ask(gateway) == (200, "v2")
+
+
+async def test_a_browser_stays_with_its_version_and_testers_meet_the_candidate(tmp_path: Path) -> None:
+    release = "{weight: 50%, sticky: cookie, headers: {x-canary: always}}"
+    async with (
+        version("v1") as one,
+        version("v2") as two,
+        running(tmp_path, page(one, two, release)) as gateway,
+    ):
+        address = "http://{}:{}".format(*gateway.worker.http_address)
+        met = []
+        for _ in range(16):  # with one of two versions each, all the same is one in 30,000
+            async with aiohttp.ClientSession(address, cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+                served = set()
+                for _ in range(6):
+                    async with browser.post(INFER, json=question(1, 2)) as answer:
+                        served.add(answer.headers["x-served-by"])
+                assert len(served) == 1
+                met += served
+                async with browser.post(INFER, json=question(1, 2), headers={"x-canary": "always"}) as answer:
+                    assert answer.headers["x-served-by"] == "v2"
+        assert set(met) == {"v1", "v2"}
