@@ -26,7 +26,8 @@ from gateway.pipeline.errors import (
 )
 from gateway.pipeline.pool_verbs import Tls
 from gateway.pipeline.ports import Cancellable, Timers
-from gateway.upstream.connection import HttpCall, UpstreamConnection
+from gateway.upstream.connection import UpstreamConnection
+from gateway.upstream.http_call import HttpCall
 from gateway.upstream.tls import ClientTls, connect_tls
 
 TELL_EVERY = 60.0  # s between two lines about one instance

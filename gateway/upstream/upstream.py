@@ -16,8 +16,8 @@ from gateway.http.outbox import Outbox
 from gateway.http.serialize import write_last_chunk, write_request_head
 from gateway.pipeline.pool_verbs import Tls
 from gateway.pipeline.ports import Call, Destination, Sink, Timers
-from gateway.upstream.connection import HttpCall
 from gateway.upstream.connections import Connections, ConnectionSettings
+from gateway.upstream.http_call import HttpCall
 from gateway.upstream.tls import ClientTls
 
 if TYPE_CHECKING:  # made only where an instance speaks HTTP/2
