@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.dialects.errors import InvalidPrediction
-from gateway.dialects.metadata import Signature, TensorSpec, check, explain
+from gateway.dialects.metadata import Signature, TensorSpec, check, explain, parse_signature
 from gateway.dialects.tensors import InferRequest, Tensor
 from tests.dialects.models import DIGITS, PAIR, a_request, a_tensor
 
@@ -100,3 +100,23 @@ def test_an_explanation_is_added_once_and_only_where_it_helps() -> None:
     assert explain(plain, None) is plain
     json = InvalidPrediction("malformed_json", "no")
     assert explain(json, DIGITS) is json
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "input: FP32[-1,64] -> probabilities: FP32[-1,10], label: INT64[-1]",
+        "x: BYTES[...] -> y: BOOL[]",
+        "a: INT8[2], b: UINT64[-1,2,3] -> c: FP64[1]",
+    ],
+)
+def test_a_signature_is_read_as_it_is_shown(text: str) -> None:
+    assert parse_signature(text).render() == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x: FP32[1]", "x: FP3[1] -> y: FP32[1]", "x -> y", "x: FP32[a] -> y: FP32[1]"]
+)
+def test_what_is_no_signature_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        parse_signature(text)
