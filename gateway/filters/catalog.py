@@ -36,6 +36,7 @@ from gateway.config.units import Ratio
 from gateway.filters import (
     allow,
     authenticate,
+    bandwidth,
     batch,
     cache,
     compress,
@@ -79,6 +80,7 @@ PLACES: Mapping[str, int] = {
     "quota": 47,  # its rows: 69
     "concurrent": 49,
     "throttle": 50,  # its rows: 70
+    "bandwidth": 52,
     "explicit": 58,
     "validate": 60,
     "release": 80,
@@ -106,6 +108,7 @@ FILTER_KINDS: tuple[FilterKind[Any], ...] = (
     quota.KIND,
     concurrent.KIND,
     throttle.KIND,
+    bandwidth.KIND,
     validate.KIND,
     release.KIND,
     send.KIND,

@@ -252,6 +252,10 @@ class Buckets:
         """Return the tokens that could be spent now, 0.0 while in debt."""
         return max(0.0, burst - max(0.0, self._full_at.get(key, now) - now) * rate)
 
+    def owed(self, key: bytes, rate: float, burst: float, now: float) -> float:
+        """Return the seconds until the bucket is out of debt, 0.0 where it is in none."""
+        return max(0.0, self._full_at.get(key, now) - now - burst / rate)
+
     def sweep(self, now: float, limit: int = 1000) -> int:
         """Drop up to `limit` buckets that are full again; returns how many. Only memory depends on
         it."""

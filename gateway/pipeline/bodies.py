@@ -25,6 +25,7 @@ from gateway.pipeline.errors import (
 from gateway.pipeline.forward import Forward, is_stream, trailers
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.kept import Kept
+from gateway.pipeline.pacing import Pace
 from gateway.pipeline.phase import COLLECTING, DECIDING, DONE, NEW, STREAMING, TUNNELLING, Phase
 from gateway.pipeline.ports import Downstream
 from gateway.pipeline.tries import Tries
@@ -37,11 +38,13 @@ class Bodies(Asker):
     """The bytes of one exchange."""
 
     __slots__ = (
+        "_client_is_slow",
         "_complete",
         "_down",
         "_forward",
         "_gateway",
         "_head",
+        "_instance_is_slow",
         "_kept",
         "_tries",
         "_tunnel",
@@ -63,6 +66,8 @@ class Bodies(Asker):
         self._kept: Kept | None = None  # of a body, the client's or the instance's
         self._complete = False  # what is kept is the answer's body, to its end
         self._tunnel: Tunnel | None = None
+        self._client_is_slow = False
+        self._instance_is_slow = False
 
     # What the exchange makes of it
 
@@ -118,6 +123,8 @@ class Bodies(Asker):
             for on_chunk in self.ctx.endpoint.chain.on_request_chunk:
                 data = on_chunk(self.ctx, data, last)
             self._tries.write(data, last, trailers(self.ctx) if last else None)
+            if self.ctx.pace is not None and not last:
+                self._hold_body(self.ctx.pace)
 
     def on_upstream_ready(self) -> None:
         """The instance takes the body: let the client send it."""
@@ -200,7 +207,7 @@ class Bodies(Asker):
         held, complete = self._held(), self._complete
         if held or complete:
             self._stream(held, complete)
-        if self._tries is not None:
+        if self._tries is not None and (ctx.pace is None or not ctx.pace.holds_answer):
             self._tries.resume()
 
     def _stream(self, data: bytes, last: bool) -> None:
@@ -215,6 +222,8 @@ class Bodies(Asker):
             self._end_tries(None)
             self._down.end(None if self._head is None else self._head.trailers)
             self._done(self._gateway.clock.now())
+        elif ctx.pace is not None:
+            self._hold_answer(ctx.pace)
 
     # A tunnel: client and instance go on in another protocol
 
@@ -243,18 +252,40 @@ class Bodies(Asker):
 
     def on_writable(self, ready: bool) -> None:
         """The client reads too slowly (False), or again (True): so do we."""
+        self._client_is_slow = not ready
         if self._tries is not None:
-            if ready:
-                self._tries.resume()
-            else:
+            if not ready:
                 self._tries.pause()
+            elif self.ctx.pace is None or not self.ctx.pace.holds_answer:
+                self._tries.resume()
 
     def on_upstream_writable(self, ready: bool) -> None:
         """The instance reads too slowly (False), or again (True): so does the client's connection."""
-        if ready:
-            self._down.resume_body()
-        else:
+        self._instance_is_slow = not ready
+        if not ready:
             self._down.pause_body()
+        elif self.ctx.pace is None or not self.ctx.pace.holds_body:
+            self._down.resume_body()
+
+    def _hold_answer(self, pace: Pace) -> None:
+        """A policy lets no more of the answer pass for now: don't read it."""
+        if self._tries is not None and pace.hold_answer(
+            self._gateway.timers, self._gateway.clock.now(), self._read_on
+        ):
+            self._tries.pause()
+
+    def _read_on(self) -> None:
+        if self._tries is not None and not self._client_is_slow:
+            self._tries.resume()
+
+    def _hold_body(self, pace: Pace) -> None:
+        """A policy lets no more of the client's body pass for now: don't read it."""
+        if pace.hold_body(self._gateway.timers, self._gateway.clock.now(), self._take_on):
+            self._down.pause_body()
+
+    def _take_on(self) -> None:
+        if self.phase is not DONE and not self._instance_is_slow:
+            self._down.resume_body()
 
     # The tries, over
 

@@ -16,6 +16,7 @@ from gateway.dialects.protocol import Dialect, Target
 from gateway.dialects.tensors import InferRequest
 from gateway.http.message import Request, Response
 from gateway.pipeline.errors import GatewayError, Refusal
+from gateway.pipeline.pacing import Pace
 from gateway.pipeline.ports import Peer, Principal
 
 if TYPE_CHECKING:  # these two hold contexts or are held by one: a type alone, never a call
@@ -110,6 +111,7 @@ class Context:
         "instance",
         "now",
         "other_arms",
+        "pace",
         "parent_span",
         "parsed",
         "peer",
@@ -174,6 +176,7 @@ class Context:
         self.safe_to_retry: bool = False  # safe_to_retry
         self.cache_status: bytes = b""  # cache: an RFC 9211 member for the answer and the log
         self.stale: Stale | None = None  # cache
+        self.pace: Pace | None = None  # bandwidth
         self.want_whole: int = 0  # bytes: on_response needs the whole answer if it is not larger
         self.degraded: str = ""  # degrade: which step answered
         self.degraded_by: str = ""  # degrade: what was the trigger

@@ -400,6 +400,8 @@ class Exchange(Bodies):
         if self._tunnel is not None:
             self._tunnel.close()
             self._tunnel = None
+        if self.ctx.pace is not None:
+            self.ctx.pace.close()
         if self._tries is not None:
             self._tries.drop(Outcome.IGNORED)  # a filter gave another answer than the one under way
             self._tries = None
