@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from gateway.http.framing import (
     CHUNKED,
@@ -48,8 +48,8 @@ from gateway.upstream.http_call import HttpCall
 if TYPE_CHECKING:  # connections belong to their group, which makes them
     from gateway.upstream.connections import Connections
 
-WRITE_HIGH = 64 * 1024  # bytes waiting to be sent, above which `Sink.on_writable(False)` is told
-_MAX_INTERIM = 16  # 1xx responses before one final one
+WRITE_HIGH: Final = 64 * 1024  # bytes waiting to be sent, above which `Sink.on_writable(False)` is told
+_MAX_INTERIM: Final = 16  # 1xx responses before one final one
 
 
 class UpstreamConnection:
