@@ -2,7 +2,7 @@
 
     python -m loadtests.govern [--quick] [NAME ...]
 
-Clients give 500 ms, the policy says `concurrency: {target: 300ms}` and nothing else is tuned. Good: answered
+Clients give 500 ms, the policy says `concurrency: {target: 400ms}` and nothing else is tuned. Good: answered
 200 within 500 ms of the instant when it was due. Goodput is good answers over what the backend can do. At
 once: share of the refusals that came within 50 ms. With `flood` one tenant of five offers everything above
 half of the capacity, and the others are judged. The gateway is a process of its own, backends and generator
@@ -44,7 +44,7 @@ limits: {{connections: 20000, connections_per_client: 20000}}
 pools:
   model:
     instances: ["127.0.0.1:{port}"]
-    concurrency: {{target: 300ms}}
+    concurrency: {{target: 400ms}}
     eject: {{consecutive: 100000}}
     retry: off
     health: off
