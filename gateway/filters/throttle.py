@@ -6,6 +6,7 @@
     throttle: 100000 tokens/min per tenant      of language models, prompt and answer
     throttle: 800 compute/s per plan            milliseconds that instances worked
     throttle: {rate: 10/s, pace: 500ms}         who is early waits, up to half a second
+    throttle: {rate: 100/s, warm_up: 30s}       from a third of it to all of it while it is used
 
 Every throttle that applies to a request must have room, or nothing is spent anywhere. What the head can tell
 (requests, bytes) is decided before the body is read; rows are decided once the tensors are known, and when
@@ -39,8 +40,9 @@ from gateway.config.kind import REQUIRED, setting
 from gateway.config.schema import Failure
 from gateway.config.units import Duration, Rate, parse_rate, render_rate
 from gateway.filters.throttle_built import filters_of, unit_of
-from gateway.filters.throttle_claims import KEYS, Level, Unit
+from gateway.filters.throttle_claims import KEYS, SHARED, Level, Unit
 from gateway.filters.throttling import Book
+from gateway.governance.warming import COLD
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
 
 _TEXT: Final = re.compile(
@@ -73,6 +75,9 @@ class Throttle:
     pace: Duration = setting(
         Duration(0.0), "who comes too early waits up to so long instead of being refused", example="200ms"
     )
+    warm_up: Duration = setting(
+        Duration(0.0), "from a third of the rate to all of it in so long a time of use", example="30s"
+    )
     exact: bool = setting(False, "decide each request in the shared store; small limits always are")
     capacity: bool = setting(
         False, "the limit protects us and is nobody's quota: refused with 503 instead of 429"
@@ -90,11 +95,16 @@ class Throttle:
     def __post_init__(self) -> None:
         if self.per and self.per not in KEYS and not (self.per.startswith("header:") and self.per[7:]):
             raise ValueError(f"expected per {', '.join(KEYS)} or header:NAME, found {self.per!r}")
+        if self.warm_up and (self.per not in SHARED or self.cost != "requests"):
+            raise ValueError("expected warm_up on a limit of requests that everybody shares: it protects us")
+        if self.warm_up and self.burst is not None and self.burst < COLD:
+            raise ValueError(f"expected a burst of at least {COLD:g} with warm_up: a cold request costs that")
 
     @property
     def size(self) -> float:
         """Tokens of a full bucket."""
-        return max(1.0, self.rate.per_second / 10.0) if self.burst is None else self.burst
+        least = COLD if self.warm_up else 1.0
+        return max(least, self.rate.per_second / 10.0) if self.burst is None else self.burst
 
     def __str__(self) -> str:
         unit = "" if self.cost == "requests" else f" {self.cost}"
@@ -125,6 +135,7 @@ def _level(rule: Rule[Throttle], parts: Parts) -> Level:
         pace=throttle.pace,
         exact=throttle.exact,
         status=503 if throttle.capacity else 429,
+        warm_up=throttle.warm_up,
     )
 
 

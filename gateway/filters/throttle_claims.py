@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias
 from gateway.config.schema import Failure
 from gateway.config.units import Rate
 from gateway.governance.rate_borrower import EXACT
+from gateway.governance.warming import Warmth
 from gateway.http.ratelimit import policy_item, quoted
 from gateway.pipeline.context import Context
 from gateway.pipeline.filter import EVERYBODY, Parts, Rule
@@ -103,6 +104,7 @@ class Level:
         "_fixed",
         "_prefix",
         "_subject",
+        "_warmth",
         "burst",
         "code",
         "limit",
@@ -139,6 +141,7 @@ class Level:
         code: str = "rate_limited",
         name: str = "",
         identity: bytes = b"",
+        warm_up: float = 0.0,
     ) -> None:
         """name: in the RateLimit fields; default the policy's. identity: of its buckets, where it is not the
         policy and the limit's text."""
@@ -164,13 +167,18 @@ class Level:
         self.waited = 0
         self._subject, always = _subject(per, parts)
         self._fixed: Claim | None = None
-        if always is not None and unit == "requests":
+        self._warmth: Warmth | None = Warmth(warm_up) if warm_up else None
+        self.steady = self.steady and not warm_up
+        if always is not None and unit == "requests" and not warm_up:
             self._fixed = Claim(self._prefix + always, 1.0, self.rate, self.burst)
 
     def claim(self, ctx: Context, costs: Mapping[Unit, float]) -> Claim:
         """Return the wish to spend this request's cost from its bucket."""
         if self._fixed is not None:
             return self._fixed
+        if self._warmth is not None:
+            cost = costs[self.unit] * self._warmth.price(ctx.now)
+            return Claim(self._prefix + self._subject(ctx), cost, self.rate, self.burst)
         return Claim(self._prefix + self._subject(ctx), costs[self.unit], self.rate, self.burst)
 
     def __repr__(self) -> str:

@@ -447,3 +447,31 @@ def test_whatever_happens_each_claim_is_kept_or_given_back_exactly_once(
         else:
             assert asked_an_instance
             assert spent == count
+
+
+# Warm-up
+
+
+def test_a_cold_throttle_lets_a_third_pass_and_all_of_it_once_it_is_warm() -> None:
+    traffic = Traffic()
+    (head,) = traffic.use(KIND, throttle("100/s", warm_up=10.0))
+
+    def passed_in_a_second() -> int:
+        passed = 0
+        for _ in range(200):
+            traffic.clock.advance(0.005)
+            passed += head.on_request(traffic.context()) is None
+        return passed
+
+    seconds = [passed_in_a_second() for _ in range(12)]
+    assert 30 <= seconds[0] <= 42
+    assert seconds == sorted(seconds) or abs(seconds[-1] - seconds[-2]) <= 1
+    assert seconds[-1] >= 97
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"), [("5/s per principal", "everybody shares"), ("5/s burst 2", "burst of at least 3")]
+)
+def test_warming_up_is_for_shared_limits_with_room_for_a_cold_request(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        throttle(text, warm_up=10.0)
