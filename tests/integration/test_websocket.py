@@ -381,3 +381,15 @@ async def test_a_tunnel_through_tls_ends_as_one_without(tmp_path: Path) -> None:
         await until(lambda: s.in_flight == 0)
         await until(s.logged)
         assert s.logged()[0]["status"] == 101
+
+
+async def test_a_server_that_wants_an_upgrade_says_which_to_the_client(tmp_path: Path) -> None:
+    """RFC 9110 §15.5.22: a 426 must name the protocols, though Upgrade is a field of one hop."""
+    async with stage(tmp_path) as s:
+        reader, writer = await asyncio.open_connection(*s.gateway.worker.http_address)
+        writer.write(b"GET /chat/room HTTP/1.1\r\nHost: a\r\n\r\n")
+        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).lower()
+        assert head.startswith(b"http/1.1 426 ")
+        assert b"\r\nupgrade: websocket\r\n" in head
+        assert b"\r\nconnection: upgrade" in head
+        writer.close()
