@@ -10,8 +10,8 @@ any measurement a call is thought to take no time, so nothing is dropped for a g
 `pays`: joining amortises what a call costs beside its rows. A model that computes for milliseconds gains
 nothing from it on a CPU and can lose: twelve rows' tensors do not fit the caches that one row's do (48
 convolutions, two threads: 12.1 ms of CPU a row alone, 14.0 ms in batches of four). So requests are joined
-while some batch was a tenth cheaper per row than one row alone, or nothing is known yet; and now and then
-again, for what was measured may have been a bad moment.
+while some batch was a tenth cheaper per row than the smallest call; and now and then the other way is tried,
+for what was measured may have been a bad moment.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from __future__ import annotations
 _WEIGHT = 1 / 8
 _FILES = 24  # up to 8 million rows
 _GAIN = 0.9  # of one row's time: a batch's row must take less
-_AGAIN = 64  # calls, after which joining is tried again
+_FEW = 8  # calls of one size, after which one goes alone
+_AGAIN, _AGAIN_ALONE = 64, 1024  # calls, after which a call is joined, or goes alone, to see
 
 
 class Costs:
@@ -38,13 +39,16 @@ class Costs:
         place = _file(rows)
         self._seconds[place] = _mean(self._seconds[place], seconds)
         self._per_row[place] = _mean(self._per_row[place], seconds / max(rows, 1))
-        alone, joined = self._per_row[0], [one for one in self._per_row[1:] if one]
-        self.pays = not alone or not joined or min(joined) <= alone * _GAIN
+        alone, *joined = [one for one in self._per_row if one]
         self._since += 1
-        if self.pays:
+        if not joined:  # calls of one size say nothing of others: join, and see how one alone does
+            self.pays = place == 0 or self._since % _FEW != 0
+            return
+        pays = min(joined) <= alone * _GAIN
+        doubted = self._since >= (_AGAIN_ALONE if pays else _AGAIN)
+        self.pays = pays != doubted
+        if doubted:
             self._since = 0
-        elif self._since >= _AGAIN:
-            self.pays, self._since = True, 0
 
     def expect(self, rows: int) -> float:
         """Return the seconds that a call of `rows` rows will take; 0.0 where nothing is known."""

@@ -57,12 +57,12 @@ def export_saved_model(
     card: Card | None = None,
 ) -> Path:
     """Write a version of a SavedModel's serving signature; returns the folder. LoadError when it differs."""
-    serving = tf.saved_model.load(str(saved)).signatures[SIGNATURE]
+    loaded = tf.saved_model.load(str(saved))  # who holds its variables: the signature alone doesn't
     signature = [_free(name, tensor) for name, tensor in rows.items()]
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def call(*inputs: Any) -> dict[str, Any]:
-        said: dict[str, Any] = serving(**dict(zip(rows, inputs, strict=True)))
+        said: dict[str, Any] = loaded.signatures[SIGNATURE](**dict(zip(rows, inputs, strict=True)))
         return said
 
     return _export(call, signature, rows, folder, tolerance, card)

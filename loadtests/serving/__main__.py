@@ -180,7 +180,7 @@ def against_raw(scratch: Path, rounds: int, seconds: int) -> dict[str, float]:
                 subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
             )
             raw.append((ran["cpu"] / ran["items"] * 1e6, ran["items"] / ran["seconds"]))
-            ours.window(scratch / "conv.lua", 4 * cores, seconds)
+            ours.window(scratch / "conv.lua", 2 * cores, seconds)
     ratios = [mine[1] / theirs[1] for mine, theirs in zip(ours.figures, raw, strict=True)]
     return {
         "raw_rows_per_second": statistics.median(rate for _, rate in raw),

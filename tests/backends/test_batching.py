@@ -124,17 +124,25 @@ def test_an_expectation_lies_within_what_was_seen_or_is_scaled_by_rows(seen: lis
 
 def test_joining_pays_until_a_batch_was_no_cheaper_per_row_and_is_tried_again_now_and_then() -> None:
     costs = Costs()
+    assert costs.pays
+    for _ in range(8):
+        assert costs.pays
+        costs.learn(4, 3.9)
+    assert not costs.pays  # one size says nothing: the next goes alone, to see
     costs.learn(1, 1.0)
-    assert costs.pays  # nothing is known of batches
-    costs.learn(4, 3.9)
-    assert not costs.pays
     tries = 0
     for _ in range(200):
+        assert not costs.pays or tries < 4
         costs.learn(1, 1.0)
         tries += costs.pays
     assert 2 <= tries <= 4
     costs.learn(8, 2.0)
     assert costs.pays
+    alone = 0
+    for _ in range(3000):
+        costs.learn(8, 2.0)
+        alone += not costs.pays
+    assert alone == 2
 
 
 async def test_requests_go_alone_where_joining_saves_nothing(executor: ThreadPoolExecutor) -> None:

@@ -1,4 +1,4 @@
-"""Recipes whose library is too large for every run of the tests: HEADGATE_EXPORT=torch,tensorflow,paddle runs them.
+"""Recipes whose library is too large for every run: HEADGATE_EXPORT=torch,tensorflow,paddle runs them.
 
 pip install torch | tensorflow-cpu tf2onnx | paddlepaddle paddle2onnx
 """
