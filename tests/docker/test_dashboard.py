@@ -44,7 +44,7 @@ def names(text: str) -> set[str]:
 
 async def test_every_metric_of_the_dashboard_is_exported(worker: Worker) -> None:
     exported = names(worker.metrics().decode())
-    exported |= names(MetricsPage([("digits", "1", "CPU", ModelMetrics())]).render().decode())
+    exported |= names(MetricsPage(lambda: [("digits", "1", "CPU", ModelMetrics())]).render().decode())
     asked_for = {name: title for title, text in expressions(DASHBOARD) for name in METRIC.findall(text)}
     missing = {name: title for name, title in asked_for.items() if name not in exported}
     assert not missing
