@@ -6,6 +6,7 @@
     throttle: 100000 tokens/min per tenant      of language models, prompt and answer
     throttle: 800 compute/s per plan            milliseconds that instances worked
     throttle: {rate: 10/s, pace: 500ms}         who is early waits, up to half a second
+    throttle: {rate: 20/s, per: "segment:2", hot: 1000}    each /items/ITEM that is asked for very often
     throttle: {rate: 100/s, warm_up: 30s}       from a third of it to all of it while it is used
 
 Every throttle that applies to a request must have room, or nothing is spent anywhere. What the head can tell
@@ -45,6 +46,7 @@ from gateway.filters.throttling import Book
 from gateway.governance.warming import COLD
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
 
+_OWN_KEY: Final = re.compile(r"(?:header|claim):.+|segment:[1-9]\d?")
 _TEXT: Final = re.compile(
     r"(?P<count>[^\s/]+)(?: +(?P<unit>[a-z]+))? ?/ ?(?P<period>\S+)"
     r"(?: +per +(?P<per>\S+))?(?: +burst +(?P<burst>\S+))?"
@@ -58,7 +60,8 @@ class Throttle:
     rate: Rate = setting(REQUIRED, "how much may pass", example="5/s")
     per: str = setting(
         "",
-        "one bucket for each principal, tenant, plan, address, endpoint, model or header:NAME",
+        "one bucket for each principal, tenant, plan, address, endpoint, model, header:NAME, claim:NAME of a "
+        "token, or segment:N of the path",
         example="principal",
     )
     burst: float | None = setting(
@@ -78,6 +81,9 @@ class Throttle:
     warm_up: Duration = setting(
         Duration(0.0), "from a third of the rate to all of it in so long a time of use", example="30s"
     )
+    hot: int = setting(
+        0, "limit only the values that come most, so many of them at most; the others pass", example=1000
+    )
     exact: bool = setting(False, "decide each request in the shared store; small limits always are")
     capacity: bool = setting(
         False, "the limit protects us and is nobody's quota: refused with 503 instead of 429"
@@ -93,8 +99,11 @@ class Throttle:
         return cls(rate, found["per"] or "", _burst(found["burst"]), unit_of(found["unit"] or "requests"))
 
     def __post_init__(self) -> None:
-        if self.per and self.per not in KEYS and not (self.per.startswith("header:") and self.per[7:]):
-            raise ValueError(f"expected per {', '.join(KEYS)} or header:NAME, found {self.per!r}")
+        if self.per and self.per not in KEYS and not _OWN_KEY.fullmatch(self.per):
+            words = f"{', '.join(KEYS)}, header:NAME, claim:NAME or segment:N"
+            raise ValueError(f"expected per {words}, found {self.per!r}")
+        if self.hot < 0 or (self.hot and self.per in SHARED):
+            raise ValueError("expected hot: as a number of values, with `per`: whose values they are")
         if self.warm_up and (self.per not in SHARED or self.cost != "requests"):
             raise ValueError("expected warm_up on a limit of requests that everybody shares: it protects us")
         if self.warm_up and self.burst is not None and self.burst < COLD:
@@ -136,6 +145,7 @@ def _level(rule: Rule[Throttle], parts: Parts) -> Level:
         exact=throttle.exact,
         status=503 if throttle.capacity else 429,
         warm_up=throttle.warm_up,
+        hot=throttle.hot,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 
 from gateway.config.schema import Failure
 from gateway.config.units import Rate
+from gateway.governance.heavy_hitters import HeavyHitters
 from gateway.governance.rate_borrower import EXACT
 from gateway.governance.warming import Warmth
 from gateway.http.ratelimit import policy_item, quoted
@@ -56,6 +57,12 @@ def _subject(per: str, parts: Parts) -> tuple[Subject, bytes | None]:
         case "model":
             model = b"model " + (parts.model or parts.endpoint).encode()
             return (lambda _: model), model
+    if per.startswith("claim:"):
+        claim = per.removeprefix("claim:")
+        return (lambda ctx: b"claim " + _short(_claimed(ctx, claim))), None
+    if per.startswith("segment:"):
+        segment = int(per.removeprefix("segment:"))
+        return (lambda ctx: b"segment " + _short(_segment(ctx, segment))), None
     field = per.removeprefix("header:").lower().encode()
     return (lambda ctx: b"header " + _short(ctx.request.header(field) or b"")), None
 
@@ -83,6 +90,17 @@ def _address(ctx: Context) -> bytes:
     return b"address " + ctx.client.encode()
 
 
+def _claimed(ctx: Context, claim: str) -> bytes:
+    claims = None if ctx.principal is None else ctx.principal.claims
+    return b"" if claims is None else str(claims.get(claim, "")).encode("utf-8", "surrogatepass")
+
+
+def _segment(ctx: Context, number: int) -> bytes:
+    """Return a segment of the path; the first is 1. b"" where there are not so many."""
+    segments = ctx.request.path.split(b"/", number + 1)
+    return segments[number] if number < len(segments) else b""
+
+
 def _short(text: bytes) -> bytes:
     return text if len(text) <= _LONGEST_SUBJECT else blake2b(text, digest_size=32).digest()
 
@@ -107,6 +125,7 @@ class Level:
         "_warmth",
         "burst",
         "code",
+        "hot",
         "limit",
         "member",
         "name",
@@ -142,6 +161,7 @@ class Level:
         name: str = "",
         identity: bytes = b"",
         warm_up: float = 0.0,
+        hot: int = 0,
     ) -> None:
         """name: in the RateLimit fields; default the policy's. identity: of its buckets, where it is not the
         policy and the limit's text."""
@@ -167,10 +187,15 @@ class Level:
         self.waited = 0
         self._subject, always = _subject(per, parts)
         self._fixed: Claim | None = None
+        self.hot: HeavyHitters | None = HeavyHitters(hot, max(1.0, self.rate / 2)) if hot else None
         self._warmth: Warmth | None = Warmth(warm_up) if warm_up else None
         self.steady = self.steady and not warm_up
         if always is not None and unit == "requests" and not warm_up:
             self._fixed = Claim(self._prefix + always, 1.0, self.rate, self.burst)
+
+    def spares(self, ctx: Context) -> bool:
+        """Tell whether the limit is for hot values alone, and this request's is none."""
+        return self.hot is not None and not self.hot.is_hot(self._subject(ctx), ctx.now)
 
     def claim(self, ctx: Context, costs: Mapping[Unit, float]) -> Claim:
         """Return the wish to spend this request's cost from its bucket."""

@@ -81,6 +81,7 @@ class Throttling(Filter):
         self._acting = tuple(level for level in levels if level.rule.enforce)
         self._rehearsing = tuple(level for level in levels if not level.rule.enforce)
         self._all_plain = all(level.plain for level in levels)
+        self._some_are_hot = any(level.hot is not None for level in levels)
         units = {level.unit for level in levels}
         self._unit = units.pop() if len(units) == 1 else None
         self._store = book.store
@@ -140,6 +141,8 @@ class Throttling(Filter):
         if not self._all_plain:
             wall = self._clock.wall()
             levels = [level for level in levels if level.rule.applies(ctx.principal, wall)]
+        if self._some_are_hot:
+            levels = [level for level in levels if not level.spares(ctx)]
         return levels if self._unit in costs else [level for level in levels if level.unit in costs]
 
     def _take(self, ctx: Context, spent: Spent) -> Eventual[Verdict]:

@@ -475,3 +475,34 @@ def test_a_cold_throttle_lets_a_third_pass_and_all_of_it_once_it_is_warm() -> No
 def test_warming_up_is_for_shared_limits_with_room_for_a_cold_request(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         throttle(text, warm_up=10.0)
+
+
+# Hot values
+
+
+def test_only_values_that_come_often_are_limited() -> None:
+    traffic = Traffic()
+    (head,) = traffic.use(KIND, throttle("10/s", per="segment:2", hot=50))
+    passed = {b"hot": 0, b"cold": 0}
+    for step in range(1000):
+        traffic.clock.advance(0.005)
+        passed[b"hot"] += head.on_request(traffic.context(path=b"/items/hot")) is None
+        path = b"/items/%d" % (step % 200)
+        passed[b"cold"] += head.on_request(traffic.context(path=path)) is None
+    assert passed[b"cold"] == 1000
+    assert 50 <= passed[b"hot"] <= 62
+
+
+def test_a_claim_of_a_token_tells_buckets_apart() -> None:
+    traffic = Traffic()
+    (head,) = traffic.use(KIND, throttle("1/s burst 1", per="claim:team"))
+    reds = Principal("a", claims={"team": "red"}), Principal("b", claims={"team": "red"})
+    blue = Principal("c", claims={"team": "blue"})
+    assert head.on_request(traffic.context(principal=reds[0])) is None
+    assert isinstance(head.on_request(traffic.context(principal=reds[1])), Refusal)
+    assert head.on_request(traffic.context(principal=blue)) is None
+
+
+def test_hot_needs_to_know_whose_values() -> None:
+    with pytest.raises(ValueError, match="with `per`"):
+        throttle("1/s", hot=10)
