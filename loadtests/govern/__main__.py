@@ -206,18 +206,23 @@ def report(outcomes: dict[Scene, Outcome]) -> Report:
     ]
     steady = [one for scene, one in outcomes.items() if scene.kind in ("fixed", "batching")]
     targets = [
-        Target("goodput, least of fixed and batching", min(one.goodput for one in steady), ">=", 0.85),
+        Target("goodput, least of fixed and batching", min(one.goodput for one in steady), ">=", 0.93),
         Target(
             "critical calls in time, least of fixed and batching",
             min(one.by_importance["critical"] for one in steady),
             ">=",
-            0.95,
+            0.99,
         ),
         Target(
             "refused within 50 ms, least of fixed and batching from 5 x on",
             min(one.at_once for scene, one in outcomes.items() if one in steady and scene.times >= 5.0),
             ">=",
-            0.8,
+            0.9,
+        ),
+        *(
+            Target("goodput of one that becomes half as fast", min(slowed), ">=", 0.9)
+            for slowed in [[one.goodput for scene, one in outcomes.items() if scene.kind == "slow"]]
+            if slowed
         ),
         Target("calls without an answer", sum(one.unanswered for one in outcomes.values()), "<=", 0),
     ]
