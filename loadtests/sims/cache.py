@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 REQUESTS = 50_000
-TUNED_SEED, HELD_OUT_SEED = 1, 1009
+TUNED_SEED, HELD_OUT_SEED = 1, 7001
 JUDGED = ("LRU", "SIEVE", "S3-FIFO", "W-TinyLFU")
 """The best of these on a trace is what ours is measured against; the others are there to be seen."""
 
