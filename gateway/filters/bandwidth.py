@@ -7,7 +7,7 @@ A body that streams is read as fast as its bucket allows: after each piece the g
 until the bytes that went through are paid for (pipeline/pacing.py), so nothing piles up here. An answer that
 is there whole is held back as long as its bytes take. A body that was read whole is paid for afterwards: the
 next request of the same bucket waits before its body is read. Who would have to wait longer than it has time
-is refused with 429 `rate_limited`.
+is refused: 429 `rate_limited`, or 503 where everybody shares the bandwidth.
 
 Who shares: as for throttles. Each process gives its share of the rate, as `concurrent` does: counting bytes
 together would take a message per piece of a body.
@@ -24,7 +24,7 @@ from typing import Final, Literal
 
 from gateway.config.kind import REQUIRED, setting
 from gateway.config.units import Size, parse_size, render_size
-from gateway.filters.throttle_claims import KEYS, subject_of
+from gateway.filters.throttle_claims import KEYS, SHARED, subject_of
 from gateway.governance.token_bucket import Buckets
 from gateway.http.message import Response
 from gateway.pipeline.context import Context, Slot
@@ -120,7 +120,7 @@ class BandwidthFilter(Filter):
             return None
         if ctx.now + wait >= ctx.deadline or self._timers is None:
             return Refusal(
-                429,
+                503 if self._rule.value.per in SHARED else 429,
                 "rate_limited",
                 f"more than the bandwidth of {self._rule.value}",
                 policy=self._rule.policy,
