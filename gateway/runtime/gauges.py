@@ -7,16 +7,20 @@ one process does both, both are its own; telemetry/families.py says how those of
 from __future__ import annotations
 
 import asyncio
+import platform
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 from prometheus_client.core import Metric
 
+from gateway import __version__
 from gateway.discovery.registry import RegistryStatus
 from gateway.governance.breaker import State
 from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.pressure import Pressure
 from gateway.pipeline.snapshot import Snapshot
 from gateway.pipeline.tunnel import Tunnels
+from gateway.runtime.form import form
 from gateway.runtime.listening import handshakes
 from gateway.runtime.policies import Policies
 from gateway.server.listener import Listener
@@ -24,6 +28,8 @@ from gateway.telemetry.caches import caches
 from gateway.telemetry.metrics import counter, gauge
 from gateway.telemetry.observer import Telemetry
 from gateway.telemetry.queues import queues
+
+BUILD: Final = (__version__, form(), platform.python_version())
 
 
 def traffic(
@@ -153,6 +159,9 @@ def control(
     if registry is not None:
         single["headgate_discovery_stale_seconds"] = ("Since the registry was live.", registry.stale)
     yield from _single(single)
+    yield gauge(
+        "headgate_build_info", "1; the labels say what runs.", ("version", "form", "python"), {BUILD: 1.0}
+    )
     yield counter("headgate_policies_failures", "Readings that failed.", policies.failures)
     yield counter("headgate_worker_restarts", "Workers replaced because they died or hung.", restarts)
 

@@ -21,6 +21,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from gateway import __version__
+from gateway.runtime.form import form
 from tests.runtime.crews import Crewed, crewed, page
 from tests.runtime.hammer import Hammer, excess, quick_backend
 from tests.runtime.running import until, write
@@ -329,6 +331,7 @@ async def test_metrics_are_those_of_all_workers_and_never_go_down(tmp_path: Path
         assert await gateway.metric("headgate_requests_total", status="200") == hammer.answered
         assert await gateway.metric("headgate_request_seconds_count") == hammer.answered
         assert await gateway.metric("headgate_workers") == 3
+        assert await gateway.metric("headgate_build_info", version=__version__, form=form()) == 1
         before = await gateway.pids()
         os.kill(before[0], signal.SIGKILL)
         seen = hammer.answered
