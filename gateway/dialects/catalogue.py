@@ -11,6 +11,7 @@ from gateway.dialects.kserve_v2_grpc import TORCHSERVE_SERVICE, KServeV2Grpc
 from gateway.dialects.multi_model_server import MultiModelServer
 from gateway.dialects.paddle_pipeline import PaddlePipeline
 from gateway.dialects.paddle_pipeline_grpc import PaddlePipelineGrpc
+from gateway.dialects.paddle_serving import PaddleServing
 from gateway.dialects.protocol import Dialect, Operation, Target
 from gateway.dialects.tensorflow_serving import TensorFlowServing
 from gateway.dialects.tensorflow_serving_grpc import TensorFlowServingGrpc
@@ -26,6 +27,7 @@ TORCHSERVE: Final = TorchServe()
 MULTI_MODEL_SERVER: Final = MultiModelServer()
 PADDLE_PIPELINE: Final = PaddlePipeline()
 PADDLE_PIPELINE_GRPC: Final = PaddlePipelineGrpc()
+PADDLE_SERVING: Final = PaddleServing()
 
 DIALECTS: Final[tuple[Dialect, ...]] = (
     TENSORFLOW_SERVING,
@@ -38,6 +40,7 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
     MULTI_MODEL_SERVER,
     PADDLE_PIPELINE,
     PADDLE_PIPELINE_GRPC,
+    PADDLE_SERVING,
 )
 BY_NAME: Final[Mapping[str, Dialect]] = {dialect.name: dialect for dialect in DIALECTS}
 

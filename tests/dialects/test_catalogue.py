@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -81,6 +82,8 @@ def ask(dialect: Dialect, request: InferRequest, signature: Signature) -> InferR
     target = dialect.recognise(call.method, call.path)
     assert target is not None
     target = dialect.locate(target, call.headers, call.body)
+    if not target.model:  # the URL is for the only model there is
+        target = replace(target, model=request.model)
     assert (target.operation, target.model) == (Operation.INFER, request.model)
     return dialect.read_request(target, call.headers, call.body, signature)
 
@@ -94,10 +97,20 @@ def answer(dialect: Dialect, response: InferResponse, signature: Signature, styl
 BY_ROWS = {"kserve-v1", "torchserve", "multi-model-server"}  # no other form goes to their servers
 
 
-def assert_no_rows(refusal: InvalidPrediction, a: Tensor, b: Tensor) -> None:
-    """What has no rows, and nothing else, is refused by who knows rows only."""
-    assert refusal.code == "wrong_shape"
-    assert a.shape[0] != b.shape[0]
+UNSIGNED = {"UINT16", "UINT32", "UINT64"}  # PaddleServing has none of them
+
+
+def assert_no_place(
+    refusal: InvalidPrediction, names: set[str], by_rows: set[str], a: Tensor, b: Tensor
+) -> None:
+    """What a dialect of the two has no place for, and nothing else, is refused."""
+    if refusal.code == "wrong_dtype":
+        assert "paddle-serving" in names
+        assert {a.dtype, b.dtype} & UNSIGNED
+    else:
+        assert refusal.code == "wrong_shape"
+        assert names & by_rows
+        assert a.shape[0] != b.shape[0]
 
 
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -116,6 +129,8 @@ EDGES = [
 def test_every_pair_carries_the_edges_of_every_datatype(first: Dialect, second: Dialect) -> None:
     b = a_tensor("b", "INT32", [7, -7])
     for a in EDGES:
+        if a.dtype in UNSIGNED and "paddle-serving" in (first.name, second.name):
+            continue
         signature = signature_of(a, b)
         once = ask(first, a_request(a, b), signature)
         back = ask(first, ask(second, once, signature), signature)
@@ -135,8 +150,7 @@ def test_requests_survive_every_round_trip(pair: tuple[Dialect, Dialect], a: Ten
         once = ask(first, a_request(a, b, model="m x"), signature)
         there = ask(second, once, signature)
     except InvalidPrediction as refusal:
-        assert_no_rows(refusal, a, b)
-        assert {first.name, second.name} & BY_ROWS
+        assert_no_place(refusal, {first.name, second.name}, BY_ROWS, a, b)
         return
     back = ask(first, there, signature)
     check(back, signature)
@@ -156,8 +170,7 @@ def test_answers_survive_every_round_trip(pair: tuple[Dialect, Dialect], a: Tens
         there = answer(first, a_response(a, b), signature, "column")
         back = answer(first, answer(second, there, signature, "column"), signature, "column")
     except InvalidPrediction as refusal:
-        assert_no_rows(refusal, a, b)
-        assert "kserve-v1" in {first.name, second.name}
+        assert_no_place(refusal, {first.name, second.name}, {"kserve-v1"}, a, b)
         return
     for mine, theirs in zip(back.outputs, (a, b), strict=True):
         assert_same(mine, theirs)
