@@ -37,6 +37,7 @@ Speaks = Literal[
     "multi-model-server",
     "paddle-pipeline",
     "paddle-pipeline-grpc",
+    "paddle-serving",
     "http",
     "grpc",
 ]
