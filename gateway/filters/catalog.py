@@ -18,6 +18,7 @@
     describe              metadata, status and readiness are answered here
     cache                 keyed by the version that was chosen
     degrade               beforehand: where the ladder stands
+    drift                 looks at what instances answer
     mirror                what goes to an instance may be copied to another pool
     batch                 what goes to an instance may go together with others'
     fault                 delays and errors on purpose, in place of an instance's
@@ -44,6 +45,7 @@ from gateway.filters import (
     cors,
     debug,
     degrade,
+    drift,
     fault,
     headers,
     importance,
@@ -88,6 +90,7 @@ PLACES: Mapping[str, int] = {
     "degrade": 85,
     "describe": 88,
     "cache": 90,
+    "drift": 91,
     "mirror": 92,
     "fault": 93,
     "batch": 95,
@@ -114,6 +117,7 @@ FILTER_KINDS: tuple[FilterKind[Any], ...] = (
     send.KIND,
     degrade.KIND,
     cache.KIND,
+    drift.KIND,
     mirror.KIND,
     fault.KIND,
     batch.KIND,

@@ -6,6 +6,7 @@ requests in flight (governance/overload.py has the law); pools feed their own fr
 
 from __future__ import annotations
 
+from gateway.governance.drift import Drift
 from gateway.governance.ladder import Ladder
 from gateway.governance.overload import Shedder
 from gateway.governance.slo import Objective
@@ -14,7 +15,7 @@ from gateway.governance.slo import Objective
 class Pressure:
     """The gateway's own pressure, one mutable cell shared by all exchanges."""
 
-    __slots__ = ("in_flight", "ladders", "lag", "level", "objectives", "shedder")
+    __slots__ = ("drifts", "in_flight", "ladders", "lag", "level", "objectives", "shedder")
 
     def __init__(self) -> None:
         self.level = 0.0
@@ -22,6 +23,7 @@ class Pressure:
         self.in_flight = 0
         self.shedder: Shedder | None = None  # made by the first `importance` filter, shared by all
         self.objectives: dict[str, Objective] = {}  # by endpoint, made by `slo`
+        self.drifts: dict[tuple[str, str, str], Drift] = {}  # by endpoint, version and what, made by `drift`
         self.ladders: dict[tuple[str, str], Ladder] = {}  # by endpoint and policy, made by `degrade`
 
     def __repr__(self) -> str:

@@ -25,6 +25,7 @@ from gateway.runtime.listening import handshakes
 from gateway.runtime.policies import Policies
 from gateway.server.listener import Listener
 from gateway.telemetry.caches import caches
+from gateway.telemetry.drifts import drifts
 from gateway.telemetry.metrics import counter, gauge
 from gateway.telemetry.observer import Telemetry
 from gateway.telemetry.queues import queues
@@ -46,6 +47,7 @@ def traffic(
     yield from _instances(snapshot, now)
     yield from queues(snapshot, now)
     yield from _objectives(pressure, now)
+    yield from drifts(pressure)
     yield from _single(
         {
             "headgate_connections": (

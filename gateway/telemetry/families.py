@@ -45,6 +45,7 @@ HIGHEST: Final = frozenset(
         "headgate_pressure",
         "headgate_degrade_level",
         "headgate_slo_burn_rate",
+        "headgate_drift_evidence",
         "headgate_loop_lag_seconds",
         "headgate_policies_version",
         "headgate_discovery_stale_seconds",

@@ -19,6 +19,7 @@ from loadtests.sims.report import Report
 NAMES = (
     "release",
     "predictions",
+    "drift",
     "overload",
     "fairness",
     "balancing",
