@@ -18,7 +18,7 @@ from gateway.governance.token_bucket import UNLIMITED, Spending, Verdict
 WINDOW = 0.05  # s over which demand is counted
 SMOOTH = 0.1  # weight of the newest window
 FIRST_PAUSE = 0.03  # s between two asks of a holder that ran dry
-LONGEST_PAUSE = 0.15  # s
+LONGEST_PAUSE = 0.2  # s
 IDLE = 0.03  # s without a spending after which a share goes back
 WORTH = 20.0  # tokens/s: a smaller demand is asked request by request
 EXACT = b"exact "  # a key that begins so is never lent
