@@ -113,7 +113,7 @@ def assert_no_place(
         assert a.shape[0] != b.shape[0]
 
 
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PAIR = st.tuples(st.sampled_from(DIALECTS), st.sampled_from(DIALECTS))
 EDGES = [
     a_tensor("a", "INT64", [[-(2**63), 2**63 - 1], [0, 1]]),
