@@ -48,7 +48,7 @@ from gateway.runtime import gauges
 from gateway.runtime.build import Built, Ports
 from gateway.runtime.circle import take_seat
 from gateway.runtime.explain import explain
-from gateway.runtime.limits import limits
+from gateway.runtime.limit_gauges import limits
 from gateway.runtime.link import Link
 from gateway.runtime.listening import client_ports, make_listeners, offer_tunnels, renew
 from gateway.runtime.membership import Membership

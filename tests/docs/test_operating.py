@@ -26,7 +26,7 @@ def test_every_metric_of_the_sources_is_named() -> None:
 
 
 def test_every_field_of_the_access_log_is_explained() -> None:
-    source = (ROOT / "gateway" / "telemetry" / "access_log.py").read_text()
+    source = (ROOT / "gateway" / "telemetry" / "log_lines.py").read_text()
     written = set(re.findall(r'^\s+"(\w+)": ', source, re.MULTILINE)) | set(
         re.findall(r'line\["(\w+)"\]', source)
     )
