@@ -50,12 +50,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+DECIDED = {
+    "elsewhere": " (another gateway decides)",
+    "alone": " (the other gateways can't be asked: it only takes back)",
+}
+
+
 def lines(release: Mapping[str, Any]) -> list[str]:
     """Show one release: where it stands, and the numbers behind it."""
     asked, failed = release["requests"], release["errors"]
     shown = [
         f"{release['name']}: {release['kind']} {release['stable']} -> {release['candidate']}, "
-        f"{release['phase']} at {release['weight']:.0%}",
+        f"{release['phase']} at {release['weight']:.0%}{DECIDED.get(release.get('decided', 'here'), '')}",
         f"  requests {asked['stable']} : {asked['candidate']}, errors {failed['stable']} : "
         f"{failed['candidate']}, pairs {release['pairs']}, fallbacks {release['fallbacks']}",
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
+from gateway.cli.releases import lines
 from tests.fakes.versions import page, version
 from tests.runtime.running import running
 
@@ -46,3 +47,22 @@ async def test_a_person_looks_rolls_back_and_promotes(
 def test_nobody_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["releases", "--admin", "http://127.0.0.1:1"]) == 3
     assert "no gateway answers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("decided", "said"),
+    [
+        pytest.param("here", "ramping at 5%", id="here"),
+        pytest.param("elsewhere", "ramping at 5% (another gateway decides)", id="elsewhere"),
+        pytest.param(
+            "alone", "ramping at 5% (the other gateways can't be asked: it only takes back)", id="alone"
+        ),
+    ],
+)
+def test_who_decides_is_said_where_it_is_not_this_gateway(decided: str, said: str) -> None:
+    both = {"stable": 1, "candidate": 2}
+    release = {
+        **{"name": "m", "kind": "canary", "stable": "m1 1", "candidate": "m2 2", "phase": "ramping"},
+        **{"weight": 0.05, "requests": both, "errors": both, "pairs": 0, "fallbacks": 0, "decided": decided},
+    }
+    assert lines(release)[0] == f"m: canary m1 1 -> m2 2, {said}"
