@@ -62,7 +62,16 @@ def test_nobody_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 def test_who_decides_is_said_where_it_is_not_this_gateway(decided: str, said: str) -> None:
     both = {"stable": 1, "candidate": 2}
     release = {
-        **{"name": "m", "kind": "canary", "stable": "m1 1", "candidate": "m2 2", "phase": "ramping"},
-        **{"weight": 0.05, "requests": both, "errors": both, "pairs": 0, "fallbacks": 0, "decided": decided},
+        "name": "m",
+        "kind": "canary",
+        "stable": "m1 1",
+        "candidate": "m2 2",
+        "phase": "ramping",
+        "weight": 0.05,
+        "requests": both,
+        "errors": both,
+        "pairs": 0,
+        "fallbacks": 0,
+        "decided": decided,
     }
     assert lines(release)[0] == f"m: canary m1 1 -> m2 2, {said}"
