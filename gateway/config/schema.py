@@ -286,7 +286,9 @@ class Stores:
         example="/var/lib/headgate/releases.json",
     )
     shared_releases: Store = setting(
-        Store(), "where gateways agree on releases; memory: each decides by itself", example="redis://10.0.0.6"
+        Store(),
+        "where gateways agree on releases; memory: each decides by itself",
+        example="redis://10.0.0.6",
     )
     quotas: str = setting(
         ".headgate/quotas.db",
