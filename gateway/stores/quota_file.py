@@ -54,8 +54,9 @@ class QuotaFile:
         return told
 
     def forget(self, wall: float) -> None:
-        """Drop what counts no more. wall: s since the epoch."""
-        self._open().execute("DELETE FROM drawn WHERE until < ?", (wall,))
+        """Drop what counts no more, where anybody counts. wall: s since the epoch."""
+        if self._database is not None:
+            self._database.execute("DELETE FROM drawn WHERE until < ?", (wall,))
 
     def close(self) -> None:
         """Let go of the file."""
