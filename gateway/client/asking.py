@@ -32,7 +32,7 @@ AGAIN: Final = frozenset((429, 503))
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
 BINARY: Final = "kserve-v2-binary"
-DIALECT_NAMES: Final = (*BY_NAME, BINARY)
+DIALECT_NAMES: Final = ("kserve-v2", "tensorflow-serving", BINARY)
 
 
 class Reply(NamedTuple):
