@@ -9,14 +9,13 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from gateway.http.forwarded import FORWARDED_FIELDS, Forwarding
 from gateway.http.hop_by_hop import HOP_BY_HOP, Passing, end_to_end
 from gateway.http.message import Request, Response
 from gateway.pipeline.errors import GatewayError
 from gateway.pipeline.pool_verbs import Tls
-from gateway.pipeline.ports import Begin, Call, Downstream, Peer, Upstream
+from gateway.pipeline.ports import Begin, Call, Destination, Downstream, Peer, Upstream
 from gateway.server.listener import Listener
 from gateway.server.problem import problem
 from gateway.server.timers import SweptTimers
@@ -26,13 +25,15 @@ PASSING = Passing(HOP_BY_HOP | FORWARDED_FIELDS)
 TIMEOUT = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    host: str
-    port: int
-    authority: bytes
-    tls: Tls | None = None
-    http2: bool = False
+class Address(Destination):
+    def __init__(
+        self, host: str, port: int, authority: bytes, tls: Tls | None = None, http2: bool = False
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.authority = authority
+        self.tls = tls
+        self.http2 = http2
 
 
 class SystemClock:

@@ -75,4 +75,4 @@ def test_calls_are_counted_and_logged_by_their_status(demo, client):
     assert demo.metric("headgate_grpc_total", endpoint="digits-grpc", status="OK") >= 1
     assert demo.metric("headgate_grpc_total", endpoint="digits-grpc", status="NOT_FOUND") >= 1
     log = demo.folder / ".demo/access.log"
-    until(lambda: '"grpc_status":5' in log.read_text(), "the line of the access log")
+    until(lambda: log.exists() and '"grpc_status":5' in log.read_text(), "the line of the access log")
