@@ -8,8 +8,8 @@ The URL names no model: it is for the only model that this gateway serves. Tenso
 float_data, int_data, float64_data, and `data` for strings; FP16, INT8 and UINT8 stand in `tensor_content`,
 in base64 as protobuf's JSON has bytes. Its codes are not the pipeline's (a string is 20 here, 12 there).
 Ragged tensors (`lod`) and protobuf bodies (`application/proto`) are refused. The server can't be had from a
-package registry: this is written from its sources, Serving 0.9,
-`core/general-server/proto/general_model_service.proto`.
+package registry: this follows what is known of Serving 0.9's
+`core/general-server/proto/general_model_service.proto`, and was never tried against one.
 """
 
 from __future__ import annotations

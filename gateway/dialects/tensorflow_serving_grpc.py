@@ -10,10 +10,10 @@ the message (`locate`); field numbers stand beside what reads them.
         ModelSpec{1 name, 2 version: Int64Value, 3 signature_name, 4 version_label}
 
 Versions are int64 here: an answer to a client names a version that is no number as none. Classify and Regress
-(tf.Example), MultiInference and SessionService go through untouched between peers of this dialect, and are
-refused where they would have to be translated. HandleReloadConfigRequest is always refused: it replaces the
-server's whole list of models, which behind a gateway is not one client's to say; a pool's servers are
-configured by who runs them.
+(tf.Example) go through untouched between peers of this dialect, and are refused where they would have to be
+translated; MultiInference and SessionService take an endpoint that matches by service. HandleReloadConfig is
+always refused: it replaces the server's whole list of models, which behind a gateway is not one client's to
+say; a pool's servers are configured by who runs them.
 """
 
 from __future__ import annotations

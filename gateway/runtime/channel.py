@@ -70,11 +70,19 @@ class Channel(asyncio.Protocol):
     async def open(
         cls, end: socket.socket, on_frame: Callable[[bytes], None], on_end: Callable[[], None]
     ) -> Channel:
-        """Speak over one end of a socket pair, which belongs to the channel from now on."""
-        end.setblocking(False)
+        """Speak over one end of a socket pair, which belongs to the channel from now on.
+
+        The other side may be heard before this returns: who answers at once makes the channel first, and
+        calls `speak`.
+        """
         made = cls(on_frame, on_end)
-        await asyncio.get_running_loop().create_unix_connection(lambda: made, sock=end)
+        await made.speak(end)
         return made
+
+    async def speak(self, end: socket.socket) -> None:
+        """Begin, over one end of a socket pair, which belongs to the channel from now on."""
+        end.setblocking(False)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=end)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""

@@ -81,7 +81,10 @@ class Hand:
         finally:
             there.close()
         self.since = self.heard = self._now()
-        self._channel = await Channel.open(here, self._on_frame, self._on_end)
+        self._channel = Channel(
+            self._on_frame, self._on_end
+        )  # its hello, which is answered, may be here already
+        await self._channel.speak(here)
 
     def _on_status(self, status: int) -> None:
         """The nursery says how it ended."""
