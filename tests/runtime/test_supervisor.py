@@ -230,7 +230,8 @@ async def test_a_signal_that_comes_while_it_starts_ends_nothing(tmp_path: Path, 
         try:
             is_ready = asyncio.create_task(ready(process.stderr))
             async with asyncio.timeout(30):
-                await until(partial(heeds, process.pid, signal.SIGHUP))  # none can before it runs
+                for number in (signal.SIGHUP, signal.SIGUSR2):  # none can before it runs
+                    await until(partial(heeds, process.pid, number))
                 while not is_ready.done():
                     process.send_signal(signal.SIGHUP)
                     process.send_signal(signal.SIGUSR2)

@@ -147,12 +147,12 @@ async def test_a_paused_body_waits() -> None:
 
 
 async def test_time_in_which_the_gateway_did_not_read_is_not_held_against_the_client() -> None:
-    async with stage(lambda receiver: receiver.down.proceed(), ServerSettings(body_timeout=0.15)) as s:
+    async with stage(lambda receiver: receiver.down.proceed(), ServerSettings(body_timeout=0.5)) as s:
         client = await s.world.connect()
         client.send(POST % 6 + b"ab")
         await until(lambda: s.receivers and s.first.body)
         s.first.down.pause_body()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.7)
         s.first.down.resume_body()
         await asyncio.sleep(0.05)
         assert "body_timeout" not in s.first.events
