@@ -28,7 +28,7 @@ test: $(VENV)/.test services  ## everything: style, types, floors, all tests, wi
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -rs
+	@$(BIN)/python -m pytest -rsR
 	@$(MAKE) --no-print-directory twin
 
 check: $(VENV)/.test  ## the same without slow tests: the loop of a working day
@@ -51,7 +51,7 @@ test-peers: $(VENV)/.test  ## real Triton, MLServer, KServe, TorchServe, MMS, Pa
 
 twin: $(NATIVE)/.built  ## the tests of everything that is compiled, on the compiled form
 	@echo "the compiled form"
-	@$(COMPILED) HEADGATE_FORM=compiled $(BIN)/python -m pytest -rs -p no:cacheprovider --import-mode=append $(TWIN)
+	@$(COMPILED) HEADGATE_FORM=compiled $(BIN)/python -m pytest -rsR -p no:cacheprovider --import-mode=append $(TWIN)
 
 services:  ## install the servers that tests talk to (Debian, as root); without them those tests are skipped
 	@sh tests/services/install.sh
