@@ -24,7 +24,7 @@ from gateway.dialects.tensors import Array, InferRequest, Tensor
 
 KEY_BYTES: Final = 16
 _ABOUT_DELIVERY: Final = frozenset(("id", "timeout", "priority", "trace"))
-_ABOUT_SEQUENCES: Final = frozenset(("sequence_id", "sequence_start", "sequence_end"))
+ABOUT_SEQUENCES: Final = frozenset(("sequence_id", "sequence_start", "sequence_end"))
 
 
 def cacheable(request: InferRequest) -> bool:
@@ -32,7 +32,7 @@ def cacheable(request: InferRequest) -> bool:
     params = request.params
     if not params:
         return True
-    if not _ABOUT_SEQUENCES.isdisjoint(params):
+    if not ABOUT_SEQUENCES.isdisjoint(params):
         return False
     temperature = params.get("temperature")
     return "seed" in params or temperature is None or temperature == 0

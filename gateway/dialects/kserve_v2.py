@@ -39,7 +39,7 @@ from gateway.dialects.errors import (
     InvalidPrediction,
 )
 from gateway.dialects.json_text import read_json, write_json
-from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, explain
+from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, as_declared, explain
 from gateway.dialects.open_inference import describe_model, read_model
 from gateway.dialects.protocol import (
     GETS,
@@ -107,6 +107,11 @@ class KServeV2(OverHttp):
     @property
     def is_typed(self) -> bool:
         """Tensors say their names and datatypes."""
+        return True
+
+    @property
+    def has_parameters(self) -> bool:
+        """Of a prediction, of each tensor and of an answer."""
         return True
 
     def __repr__(self) -> str:
@@ -184,7 +189,7 @@ class KServeV2(OverHttp):
         """Read a backend's answer, JSON and binary outputs in any mixture."""
         text_part, binary = split(headers, body)
         document = require_object(read_json(text_part, non_finite=True))
-        outputs = _read_tensors(document, "outputs", binary)
+        outputs = as_declared(_read_tensors(document, "outputs", binary), signature)
         return InferResponse(
             _optional_text(document, "id"),
             _optional_text(document, "model_name") or "",

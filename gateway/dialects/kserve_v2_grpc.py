@@ -7,11 +7,9 @@ Source: kserve/open-inference-protocol, `specification/protocol/open_inference_g
         ModelInferRequest{1 model_name, 2 model_version, 3 id, 4 parameters, 5 inputs, 6 outputs, 7 raw …}
     ->  ModelInferResponse{1 model_name, 2 model_version, 3 id, 4 parameters, 5 outputs, 6 raw …}
 
-The model is named in the message, so the endpoint is found once that was read (`locate`). A tensor's elements
-stand in its typed contents, or all tensors' in the raw ones (row-major, little-endian; BYTES with u32
-lengths), never both. FP16 has no typed contents (the protocol's own gap): raw only. We write raw contents,
-which carry every datatype exactly, NaN and empty tensors included; a client gets them whichever it sent, as
-from Triton. Numbers out of a narrower datatype's range (300 as UINT8: they travel as 32-bit) are refused.
+The model is named in the message, so the endpoint is found once that was read (`locate`). Tensors may stand
+typed or raw; we write raw contents, and a client gets them whichever it sent, as from Triton
+(kserve_v2_messages.py).
 
 Signature names have no field; the parameter `signature_name` carries them, as in V2's JSON.
 TorchServe answers the same messages as `org.pytorch.serve.grpc.openinference.GRPCInferenceService`.
@@ -21,47 +19,25 @@ endpoint refuses it.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping, Sequence
-from math import prod
+from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-
 from gateway.dialects import wire
-from gateway.dialects.binary import from_binary, to_binary
-from gateway.dialects.errors import (
-    MALFORMED_REQUEST,
-    UNSUPPORTED,
-    WRONG_DTYPE,
-    WRONG_NAME,
-    WRONG_SHAPE,
-    BackendError,
-    InvalidPrediction,
+from gateway.dialects.errors import MALFORMED_REQUEST, UNSUPPORTED, WRONG_NAME, InvalidPrediction
+from gateway.dialects.kserve_v2_messages import (
+    read_output,
+    read_param,
+    read_spec,
+    read_tensors,
+    write_params,
+    write_raw,
+    write_spec,
+    write_tensors,
 )
-from gateway.dialects.grpc_errors import read_error, succeeded, write_error
-from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, TensorSpec, explain
-from gateway.dialects.protocol import (
-    GRPC_TYPE,
-    Answer,
-    Call,
-    Operation,
-    Target,
-    VersionState,
-    wanted,
-)
-from gateway.dialects.tensors import (
-    BYTES,
-    DTYPES,
-    NOTHING,
-    NUMPY,
-    Array,
-    InferRequest,
-    InferResponse,
-    Tensor,
-    check_shape,
-)
-from gateway.dialects.wire import Field
+from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, TensorSpec, as_declared, explain
+from gateway.dialects.over_grpc import OverGrpc, answering, calling
+from gateway.dialects.protocol import Answer, Call, Operation, Target, VersionState, wanted
+from gateway.dialects.tensors import NOTHING, InferRequest, InferResponse
 from gateway.http.message import Headers
 
 SERVICE: Final = "inference.GRPCInferenceService"
@@ -77,24 +53,9 @@ _METHODS: Final = {
     b"ServerMetadata": Operation.SERVER_METADATA,
 }
 _OF_MODELS: Final = (Operation.INFER, Operation.METADATA, Operation.READY)
-_CONTENTS: Final = {  # field of InferTensorContents by datatype
-    "BOOL": 1,
-    "INT8": 2,
-    "INT16": 2,
-    "INT32": 2,
-    "INT64": 3,
-    "UINT8": 4,
-    "UINT16": 4,
-    "UINT32": 4,
-    "UINT64": 5,
-    "FP32": 6,
-    "FP64": 7,
-    BYTES: 8,
-}
-_DTYPES: Final = frozenset(DTYPES)
 
 
-class KServeV2Grpc:
+class KServeV2Grpc(OverGrpc):
     """The dialect `kserve-v2-grpc`, and by another service's name `torchserve-grpc`."""
 
     __slots__ = ("_name", "_paths", "_service", "_words")
@@ -112,18 +73,8 @@ class KServeV2Grpc:
         return self._name
 
     @property
-    def is_grpc(self) -> bool:
-        """Calls over HTTP/2, whose outcome stands in trailers."""
-        return True
-
-    @property
-    def hides_failures(self) -> bool:
-        """OK is a prediction."""
-        return False
-
-    @property
-    def is_typed(self) -> bool:
-        """Tensors say their names and datatypes."""
+    def has_parameters(self) -> bool:
+        """Of a prediction, of each tensor and of an answer."""
         return True
 
     def __repr__(self) -> str:
@@ -169,7 +120,7 @@ class KServeV2Grpc:
 
     def health_request(self, model: str) -> Call:
         """Ask for the readiness of the model, or of the server."""
-        return _call(self.health_path(model), wire.string(1, model))
+        return calling(self.health_path(model), wire.string(1, model))
 
     # The request
 
@@ -195,14 +146,14 @@ class KServeV2Grpc:
                 case 3:
                     id = wire.text(field) or None
                 case 4:
-                    _param(params, wire.nested(field))
+                    read_param(params, wire.nested(field))
                 case 5:
                     inputs.append(wire.nested(field))
                 case 6:
-                    outputs.append(_output_name(wire.nested(field)))
+                    outputs.append(read_output(wire.nested(field)))
                 case 7:
                     raws.append(wire.nested(field))
-        tensors = _tensors(inputs, raws)
+        tensors = read_tensors(inputs, raws)
         if not tensors:
             raise InvalidPrediction(MALFORMED_REQUEST, "the request has no inputs")
         if len(set(outputs)) < len(outputs):
@@ -228,18 +179,12 @@ class KServeV2Grpc:
         params = dict(infer.params)
         if infer.signature:
             params["signature_name"] = infer.signature
-        asked = [wire.block(6, wire.string(1, name)) for name in infer.outputs or ()]
         head = wire.string(1, model) + wire.string(2, version or "") + wire.string(3, infer.id or "")
-        message = (
-            head + _params(4, params) + _write(5, infer.inputs) + b"".join(asked) + _raw(7, infer.inputs)
-        )
-        return _call(self._paths[Operation.INFER], message)
+        asked = b"".join([wire.block(6, wire.string(1, name)) for name in infer.outputs or ()])
+        tensors = write_tensors(5, infer.inputs) + asked + write_raw(7, infer.inputs)
+        return calling(self._paths[Operation.INFER], head + write_params(4, params) + tensors)
 
     # The response
-
-    def succeeded(self, status: int, headers: Headers, body: bytes) -> bool:
-        """Whether the call ended well."""
-        return succeeded(status, headers)
 
     def read_response(self, headers: Headers, body: bytes, signature: Signature | None) -> InferResponse:
         """Read a backend's answer, typed or raw."""
@@ -257,43 +202,28 @@ class KServeV2Grpc:
                 case 3:
                     id = wire.text(field) or None
                 case 4:
-                    _param(params, wire.nested(field))
+                    read_param(params, wire.nested(field))
                 case 5:
                     outputs.append(wire.nested(field))
                 case 6:
                     raws.append(wire.nested(field))
-        return InferResponse(id, model, version, _tensors(outputs, raws), params or NOTHING)
+        tensors = as_declared(read_tensors(outputs, raws), signature)
+        return InferResponse(id, model, version, tensors, params or NOTHING)
 
     def write_response(self, response: InferResponse, request: InferRequest) -> tuple[Headers, bytes]:
         """Write a prediction with raw contents."""
         outputs = wanted(response, request)
         version = response.version or request.version or ""
         head = wire.string(1, request.model) + wire.string(2, version) + wire.string(3, request.id or "")
-        message = head + _params(4, response.params) + _write(5, outputs) + _raw(6, outputs)
-        return _answer(message)
-
-    # Errors
-
-    def write_error(
-        self, status: int, code: str, message: str, details: dict[str, object] | None = None
-    ) -> tuple[Headers, bytes]:
-        """Write an answer that is an error from its first byte; the code stands in `x-headgate-reason`."""
-        return write_error(status, code, message)
-
-    def read_error(self, status: int, headers: Headers, body: bytes) -> BackendError:
-        """Understand `grpc-status` and `grpc-message`."""
-        return read_error(status, headers)
-
-    def is_ambiguous(self, status: int) -> bool:
-        """Never by its HTTP status: trailers tell, and their words."""
-        return False
+        message = head + write_params(4, response.params) + write_tensors(5, outputs) + write_raw(6, outputs)
+        return answering(message)
 
     # About models and the server
 
     def metadata_request(self, model: str, version: str | None) -> Call:
         """Ask a backend for a model's inputs and outputs."""
         message = wire.string(1, model) + wire.string(2, version or "")
-        return _call(self._paths[Operation.METADATA], message)
+        return calling(self._paths[Operation.METADATA], message)
 
     def read_metadata(self, body: bytes) -> Metadata:
         """Read ModelMetadataResponse{2 versions, 4 inputs, 5 outputs}."""
@@ -305,9 +235,9 @@ class KServeV2Grpc:
                 case 2:
                     versions.append(wire.text(field))
                 case 4:
-                    inputs.append(_spec(wire.nested(field)))
+                    inputs.append(read_spec(wire.nested(field)))
                 case 5:
-                    outputs.append(_spec(wire.nested(field)))
+                    outputs.append(read_spec(wire.nested(field)))
         return Metadata(Signature(tuple(inputs), tuple(outputs)), tuple(versions))
 
     def write_metadata(
@@ -315,9 +245,9 @@ class KServeV2Grpc:
     ) -> tuple[Headers, bytes]:
         """Describe the default signature; the protocol has no place for others."""
         parts = [wire.string(1, model), *(wire.string(2, each) for each in versions)]
-        parts += [wire.block(4, _describe(spec)) for spec in signature.inputs]
-        parts += [wire.block(5, _describe(spec)) for spec in signature.outputs]
-        return _answer(b"".join(parts))
+        parts += [wire.block(4, write_spec(spec)) for spec in signature.inputs]
+        parts += [wire.block(5, write_spec(spec)) for spec in signature.outputs]
+        return answering(b"".join(parts))
 
     def write_status(self, target: Target, states: Sequence[VersionState]) -> Answer:
         """Answer ModelReady: ready if the version asked for (or any) is available; NOT_FOUND if unknown."""
@@ -327,21 +257,21 @@ class KServeV2Grpc:
             headers, body = self.write_error(404, "unknown_model", f"unknown model {target.model}")
             return Answer(404, headers, body)
         ready = any(each.state == "AVAILABLE" for each in states)
-        return Answer(200, *_answer(wire.number(1, int(ready))))
+        return Answer(200, *answering(wire.number(1, int(ready))))
 
     def write_server(self, target: Target, ready: bool, name: str, version: str) -> Answer:
         """Answer LIVE (always), SERVER_READY or SERVER_METADATA."""
         match target.operation:
             case Operation.SERVER_METADATA:
-                return Answer(200, *_answer(wire.string(1, name) + wire.string(2, version)))
+                return Answer(200, *answering(wire.string(1, name) + wire.string(2, version)))
             case Operation.LIVE:
-                return Answer(200, *_answer(wire.number(1, 1)))
+                return Answer(200, *answering(wire.number(1, 1)))
             case Operation.STREAM:
                 message = "a model's endpoint takes ModelInfer; a stream needs one that matches the call"
                 headers, body = self.write_error(501, UNSUPPORTED, message)
                 return Answer(501, headers, body)
             case _:
-                return Answer(200, *_answer(wire.number(1, int(ready))))
+                return Answer(200, *answering(wire.number(1, int(ready))))
 
     def read_ready(self, status: int, body: bytes) -> bool:
         """Whether a ModelReadyResponse or ServerReadyResponse{1 ready} says yes."""
@@ -349,217 +279,3 @@ class KServeV2Grpc:
             return any(field[0] == 1 and field[2] == 1 for field in wire.fields(wire.unframe([], body)))
         except InvalidPrediction:
             return False
-
-
-def _call(path: bytes, message: bytes) -> Call:
-    return Call(b"POST", path, [GRPC_TYPE, (b"te", b"trailers")], wire.frame(message))
-
-
-def _answer(message: bytes) -> tuple[Headers, bytes]:
-    return [GRPC_TYPE, (b"grpc-status", b"0")], wire.frame(message)
-
-
-# Reading
-
-
-def _tensors(infos: Sequence[bytes], raws: Sequence[bytes]) -> tuple[Tensor, ...]:
-    """Read InferInputTensor or InferOutputTensor{1 name, 2 datatype, 3 shape, 4 parameters, 5 contents}."""
-    if raws and len(raws) != len(infos):
-        raise InvalidPrediction(
-            MALFORMED_REQUEST, f"{len(raws)} raw contents stand beside {len(infos)} tensors"
-        )
-    tensors = tuple([_tensor(info, raws[place] if raws else None) for place, info in enumerate(infos)])
-    if len({tensor.name for tensor in tensors}) < len(tensors):
-        raise InvalidPrediction(WRONG_NAME, "two tensors have the same name")
-    return tensors
-
-
-def _tensor(info: bytes, raw: bytes | None) -> Tensor:
-    name = dtype = ""
-    dims: list[int] = []
-    params: dict[str, object] = {}
-    contents: bytes | None = None
-    for field in wire.fields(info):
-        match field[0]:
-            case 1:
-                name = wire.text(field)
-            case 2:
-                dtype = wire.text(field)
-            case 3:
-                dims += map(wire.signed, wire.varints(field))
-            case 4:
-                _param(params, wire.nested(field))
-            case 5:
-                contents = (contents or b"") + wire.nested(field)  # two halves of a message are one
-    if dtype not in _DTYPES:
-        raise InvalidPrediction(WRONG_DTYPE, f"{name!r} has the unknown datatype {dtype!r:.40}")
-    if "shared_memory_region" in params:
-        raise InvalidPrediction(UNSUPPORTED, "shared memory can't be reached through a gateway")
-    params.pop("binary_data_size", None)
-    shape = check_shape(name, dims)
-    if raw is not None:
-        if contents:
-            raise InvalidPrediction(MALFORMED_REQUEST, f"{name!r} has typed contents beside raw ones")
-        return Tensor(name, dtype, shape, from_binary(name, dtype, shape, raw), params or NOTHING)
-    return Tensor(name, dtype, shape, _typed(name, dtype, shape, contents or b""), params or NOTHING)
-
-
-def _typed(name: str, dtype: str, shape: tuple[int, ...], contents: bytes) -> Array | list[bytes]:
-    tag = _CONTENTS.get(dtype)
-    if tag is None:
-        raise InvalidPrediction(WRONG_DTYPE, f"{name!r} is {dtype}, which only raw contents can carry")
-    chosen = [field for field in wire.fields(contents) if field[0] in range(1, 9)]
-    if any(field[0] != tag for field in chosen):
-        raise InvalidPrediction(WRONG_DTYPE, f"{name!r} is {dtype}, its contents are of another datatype")
-    count = prod(shape)
-    if dtype == BYTES:
-        texts = [wire.nested(field) for field in chosen]
-        _require_count(name, shape, len(texts), count)
-        return texts
-    values = _numbers(dtype, chosen)
-    _require_count(name, shape, len(values), count)
-    return _narrowed(name, dtype, values).reshape(shape)
-
-
-def _numbers(dtype: str, chosen: Sequence[Field]) -> Array:
-    if dtype in ("FP32", "FP64"):
-        parts = [wire.fixed(field, "<f4" if dtype == "FP32" else "<f8") for field in chosen]
-    else:
-        parts = [
-            wire.many_varints(field[3])
-            if field[1] == wire.LENGTH
-            else np.array([wire.unsigned(field)], np.uint64)
-            for field in chosen
-        ]
-    if not parts:
-        return np.zeros(0, NUMPY[dtype])
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _narrowed(name: str, dtype: str, values: Array) -> Array:
-    """Bring varints (as uint64) or floats to the datatype; raises wrong_dtype out of its range."""
-    target = NUMPY[dtype]
-    if target.kind == "f":
-        return values.astype(target, copy=False)
-    if target.kind == "b":
-        truth: Array = values != 0
-        return truth
-    whole = values.astype(np.uint64)
-    if target.kind == "i":
-        signed = whole.view(np.int64)
-        narrow: Array = signed.astype(target)
-        same = bool((narrow == signed).all())
-    else:
-        narrow = whole.astype(target)
-        same = bool((narrow == whole).all())
-    if not same:
-        raise InvalidPrediction(WRONG_DTYPE, f"{name!r} holds an integer out of the range of {dtype}")
-    return narrow
-
-
-def _require_count(name: str, shape: tuple[int, ...], have: int, want: int) -> None:
-    if have != want:
-        raise InvalidPrediction(WRONG_SHAPE, f"{name!r} declares {list(shape)} and holds {have} values")
-
-
-def _output_name(message: bytes) -> str:
-    name = ""
-    for field in wire.fields(message):
-        if field[0] == 1:
-            name = wire.text(field)
-        elif field[0] == 2 and b"shared_memory_region" in wire.nested(field):
-            raise InvalidPrediction(UNSUPPORTED, "shared memory can't be reached through a gateway")
-        elif field[0] == 2 and b"classification" in wire.nested(field):
-            raise InvalidPrediction(UNSUPPORTED, "classification of outputs is not supported")
-    return name
-
-
-def _param(params: dict[str, object], entry: bytes) -> None:
-    """Read an entry of map<string, InferParameter>: {1 key, 2 value}.
-
-    InferParameter is one of {1 bool, 2 int64, 3 string, 4 double, 5 uint64}.
-    """
-    key = ""
-    value: object = None
-    for field in wire.fields(entry):
-        if field[0] == 1:
-            key = wire.text(field)
-        elif field[0] == 2:
-            for inner in wire.fields(wire.nested(field)):
-                value = _param_value(inner)
-    if value is not None:
-        params[key] = value
-
-
-def _param_value(field: Field) -> object:
-    match field[0]:
-        case 1:
-            return wire.unsigned(field) != 0
-        case 2:
-            return wire.signed(wire.unsigned(field))
-        case 3:
-            return wire.text(field)
-        case 4 if field[1] == wire.EIGHT:
-            value: float = struct.unpack("<d", field[3])[0]
-            return value
-        case 5:
-            return wire.unsigned(field)
-        case _:
-            return None
-
-
-def _spec(message: bytes) -> TensorSpec:
-    """Read TensorMetadata{1 name, 2 datatype, 3 shape}."""
-    name = dtype = ""
-    dims: list[int] = []
-    for field in wire.fields(message):
-        match field[0]:
-            case 1:
-                name = wire.text(field)
-            case 2:
-                dtype = wire.text(field)
-            case 3:
-                dims += [max(-1, wire.signed(value)) for value in wire.varints(field)]
-    if dtype not in _DTYPES:
-        raise InvalidPrediction(WRONG_DTYPE, f"{name!r} has the unsupported datatype {dtype!r:.40}")
-    return TensorSpec(name, dtype, tuple(dims))
-
-
-# Writing
-
-
-def _write(tag: int, tensors: Sequence[Tensor]) -> bytes:
-    return b"".join([wire.block(tag, _info(tensor)) for tensor in tensors])
-
-
-def _info(tensor: Tensor) -> bytes:
-    head = wire.string(1, tensor.name) + wire.string(2, tensor.dtype) + wire.packed(3, tensor.shape)
-    return head + _params(4, tensor.params)
-
-
-def _raw(tag: int, tensors: Sequence[Tensor]) -> bytes:
-    return b"".join([wire.block(tag, to_binary(tensor)) for tensor in tensors])
-
-
-def _params(tag: int, params: Mapping[str, object]) -> bytes:
-    """Write what the protocol has a type for; unsupported: lists and objects."""
-    parts = []
-    for key, value in params.items():
-        match value:
-            case bool():
-                inner = wire.varint(1 << 3) + wire.varint(int(value))
-            case int() if -(1 << 63) <= value < 1 << 63:
-                inner = wire.varint(2 << 3) + wire.varint(value)
-            case str():
-                inner = wire.block(3, value.encode())
-            case int() | float():
-                inner = wire.varint(4 << 3 | wire.EIGHT) + struct.pack("<d", value)
-            case _:
-                raise InvalidPrediction(UNSUPPORTED, f"the parameter {key!r:.60} has no place in gRPC's V2")
-        parts.append(wire.block(tag, wire.string(1, key) + wire.block(2, inner)))
-    return b"".join(parts)
-
-
-def _describe(spec: TensorSpec) -> bytes:
-    shape = (-1,) if spec.shape is None else spec.shape  # the protocol has no word for any rank
-    return wire.string(1, spec.name) + wire.string(2, spec.dtype) + wire.packed(3, shape)

@@ -20,7 +20,7 @@ from gateway.dialects.errors import (
     WRONG_SHAPE,
     InvalidPrediction,
 )
-from gateway.dialects.tensors import DTYPES, InferRequest
+from gateway.dialects.tensors import DTYPES, InferRequest, Tensor
 
 DEFAULT_SIGNATURE: Final = "serving_default"
 
@@ -132,6 +132,21 @@ def dimension(name: str, size: object) -> int:
     if type(size) is not int:
         raise InvalidPrediction(MALFORMED_REQUEST, f"the shape of {name!r} is malformed")
     return max(-1, size)
+
+
+def as_declared(outputs: tuple[Tensor, ...], signature: Signature | None) -> tuple[Tensor, ...]:
+    """Return a backend's outputs with the ranks declared: MLServer makes [n,1] of a vector, [n]."""
+    vectors = {spec.name for spec in signature.outputs if spec.shape == (-1,)} if signature else ()
+    if not vectors:
+        return outputs
+    return tuple([_vector(each) if each.name in vectors else each for each in outputs])
+
+
+def _vector(tensor: Tensor) -> Tensor:
+    if len(tensor.shape) != 2 or tensor.shape[1] != 1:
+        return tensor
+    data = tensor.data if isinstance(tensor.data, list) else tensor.data.reshape(-1)
+    return Tensor(tensor.name, tensor.dtype, tensor.shape[:1], data, tensor.params)
 
 
 def wrong(code: str, message: str, signature: Signature) -> InvalidPrediction:

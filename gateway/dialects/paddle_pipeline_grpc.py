@@ -15,10 +15,11 @@ from typing import Final
 
 from gateway.dialects import wire
 from gateway.dialects.errors import MALFORMED_REQUEST, UNSUPPORTED, BackendError, InvalidPrediction
-from gateway.dialects.grpc_errors import read_error, succeeded, write_error
+from gateway.dialects.grpc_errors import read_error, succeeded
 from gateway.dialects.metadata import Metadata, Signature, explain
+from gateway.dialects.over_grpc import OverGrpc, answering, calling
 from gateway.dialects.paddle_values import error_of, make_tensor, read_values, write_values
-from gateway.dialects.protocol import GRPC_TYPE, Answer, Call, Operation, Target, VersionState, wanted
+from gateway.dialects.protocol import Answer, Call, Operation, Target, VersionState, wanted
 from gateway.dialects.tensors import NOTHING, InferRequest, InferResponse, Tensor
 from gateway.http.message import Headers
 
@@ -26,7 +27,7 @@ _PATH: Final = b"/baidu.paddle_serving.pipeline_serving.PipelineService/inferenc
 _INTEGERS: Final = {1: "int64_data", 3: "int_data", 5: "uint32_data"}
 
 
-class PaddlePipelineGrpc:
+class PaddlePipelineGrpc(OverGrpc):
     """The dialect `paddle-pipeline-grpc`."""
 
     __slots__ = ()
@@ -35,11 +36,6 @@ class PaddlePipelineGrpc:
     def name(self) -> str:
         """The word for it in a policy's `speaks:`."""
         return "paddle-pipeline-grpc"
-
-    @property
-    def is_grpc(self) -> bool:
-        """Calls over HTTP/2, whose outcome stands in trailers."""
-        return True
 
     @property
     def hides_failures(self) -> bool:
@@ -112,7 +108,7 @@ class PaddlePipelineGrpc:
         if infer.signature:
             raise InvalidPrediction(UNSUPPORTED, "PaddleServing knows no signatures but the default one")
         message = _write(infer.inputs, 1) + wire.string(4, model) + wire.string(5, "prediction")
-        return Call(b"POST", _PATH, [GRPC_TYPE, (b"te", b"trailers")], wire.frame(message))
+        return calling(_PATH, message)
 
     # The response
 
@@ -129,30 +125,20 @@ class PaddlePipelineGrpc:
     def write_response(self, response: InferResponse, request: InferRequest) -> tuple[Headers, bytes]:
         """Write a prediction as texts."""
         message = _write(wanted(response, request), 3)
-        return [GRPC_TYPE, (b"grpc-status", b"0")], wire.frame(message)
+        return answering(message)
 
     # Errors
-
-    def write_error(
-        self, status: int, code: str, message: str, details: dict[str, object] | None = None
-    ) -> tuple[Headers, bytes]:
-        """Write an answer that is an error from its first byte; the code stands in `x-headgate-reason`."""
-        return write_error(status, code, message)
 
     def read_error(self, status: int, headers: Headers, body: bytes) -> BackendError:
         """Understand an `err_no`, or the call's own status."""
         number, message = _outcome(body)
         return error_of(number, message) if number else read_error(status, headers)
 
-    def is_ambiguous(self, status: int) -> bool:
-        """Never by its HTTP status: trailers tell, and their words."""
-        return False
-
     # About models
 
     def metadata_request(self, model: str, version: str | None) -> Call:
         """Ask for nothing: the server tells no signature."""
-        return Call(b"POST", _PATH, [GRPC_TYPE, (b"te", b"trailers")], wire.frame(b""))
+        return calling(_PATH, b"")
 
     def read_metadata(self, body: bytes) -> Metadata:
         """Refuse: there is none."""

@@ -116,6 +116,11 @@ class Dialect(Protocol):
         ...
 
     @property
+    def has_parameters(self) -> bool:
+        """Whether a prediction, a tensor and an answer may say more than tensors (V2's `parameters`)."""
+        ...
+
+    @property
     def hides_failures(self) -> bool:
         """Whether an answer that looks like a success may be none: its body tells (`succeeded`)."""
         ...
@@ -235,6 +240,11 @@ class OverHttp:
         return False
 
     @property
+    def has_parameters(self) -> bool:
+        """Most protocols have no place for them."""
+        return False
+
+    @property
     def is_typed(self) -> bool:
         """Most JSON has neither names nor datatypes."""
         return False
@@ -260,6 +270,7 @@ class OverHttp:
 
 JSON_TYPE: Final = (b"content-type", b"application/json")
 GRPC_TYPE: Final = (b"content-type", b"application/grpc")
+LOSSY: Final = b"x-headgate-lossy"  # what of a prediction or its answer had no place (losses.py)
 GETS: Final = frozenset((b"GET", b"HEAD"))
 
 
@@ -310,6 +321,14 @@ def require_text(name: str, value: object) -> str:
     if type(value) is not str:
         raise InvalidPrediction(MALFORMED_REQUEST, f"{name} must be a string")
     return value
+
+
+def require_number(version: str | None) -> None:
+    """Refuse a version that TensorFlow Serving could not have; raises InvalidPrediction (unsupported)."""
+    if version is not None and not (version.isascii() and version.isdigit() and len(version) <= 18):
+        raise InvalidPrediction(
+            UNSUPPORTED, f"TensorFlow Serving's versions are numbers, and {version!r:.60} is none"
+        )
 
 
 def wanted(response: InferResponse, request: InferRequest) -> tuple[Tensor, ...]:

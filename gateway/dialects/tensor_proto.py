@@ -133,13 +133,7 @@ def _numbers(name: str, dtype: str, shape: tuple[int, ...], fields: list[Field])
         parts = [wire.fixed(field, "<f4" if dtype == "FP32" else "<f8") for field in fields]
         values: Array = np.concatenate(parts) if parts else np.zeros(0, target)
     else:
-        varints = [
-            wire.many_varints(field[3])
-            if field[1] == wire.LENGTH
-            else np.array([wire.unsigned(field)], np.uint64)
-            for field in fields
-        ]
-        values = _narrowed(name, dtype, np.concatenate(varints) if varints else np.zeros(0, np.uint64))
+        values = _narrowed(name, dtype, wire.all_varints(fields))
     count = prod(shape)
     if len(values) > count:
         raise _too_many(name, shape, len(values))

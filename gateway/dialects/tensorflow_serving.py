@@ -44,6 +44,7 @@ from gateway.dialects.protocol import (
     decode_name,
     encode_name,
     require_infer,
+    require_number,
     require_object,
     require_text,
     understand,
@@ -152,7 +153,11 @@ class TensorFlowServing(OverHttp):
         )
 
     def write_request(self, infer: InferRequest, model: str, version: str | None) -> Call:
-        """Write a prediction in column form. Parameters, id and the choice of outputs have no place in it."""
+        """Write a prediction in column form. Parameters, id and the choice of outputs have no place in it.
+
+        Raises InvalidPrediction (unsupported) for a version that is no number.
+        """
+        require_number(version)
         document: dict[str, object] = {}
         if infer.signature:
             document["signature_name"] = infer.signature

@@ -26,12 +26,20 @@ from gateway.dialects.errors import (
     MALFORMED_REQUEST,
     UNSUPPORTED,
     WRONG_NAME,
-    BackendError,
     InvalidPrediction,
 )
-from gateway.dialects.grpc_errors import read_error, succeeded, write_error
 from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, TensorSpec, explain
-from gateway.dialects.protocol import GRPC_TYPE, Answer, Call, Operation, Target, VersionState, wanted
+from gateway.dialects.over_grpc import OverGrpc, answering, calling
+from gateway.dialects.protocol import (
+    LOSSY,
+    Answer,
+    Call,
+    Operation,
+    Target,
+    VersionState,
+    require_number,
+    wanted,
+)
 from gateway.dialects.tensor_proto import read_tensor, read_type, write_shape, write_tensor, write_type
 from gateway.dialects.tensors import NOTHING, InferRequest, InferResponse, Tensor
 from gateway.http.message import Headers
@@ -51,7 +59,7 @@ _STATES: Final = {"UNKNOWN": 0, "START": 10, "LOADING": 20, "AVAILABLE": 30, "UN
 _SIGNATURES: Final = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
 
 
-class TensorFlowServingGrpc:
+class TensorFlowServingGrpc(OverGrpc):
     """The dialect `tensorflow-serving-grpc`."""
 
     __slots__ = ()
@@ -60,21 +68,6 @@ class TensorFlowServingGrpc:
     def name(self) -> str:
         """The word for it in a policy's `speaks:`."""
         return "tensorflow-serving-grpc"
-
-    @property
-    def is_grpc(self) -> bool:
-        """Calls over HTTP/2, whose outcome stands in trailers."""
-        return True
-
-    @property
-    def hides_failures(self) -> bool:
-        """OK is a prediction."""
-        return False
-
-    @property
-    def is_typed(self) -> bool:
-        """Tensors say their names and datatypes."""
-        return True
 
     def __repr__(self) -> str:
         return "<Dialect tensorflow-serving-grpc>"
@@ -121,7 +114,7 @@ class TensorFlowServingGrpc:
 
     def health_request(self, model: str) -> Call:
         """Ask for the model's status; there is no call about the server itself."""
-        return _call(Operation.STATUS, _write_spec(model, None, ""))
+        return calling(_PATHS[Operation.STATUS], _write_spec(model, None, ""))
 
     # The request
 
@@ -165,16 +158,16 @@ class TensorFlowServingGrpc:
         )
 
     def write_request(self, infer: InferRequest, model: str, version: str | None) -> Call:
-        """Write a prediction. Parameters and the id have no place in it."""
+        """Write a prediction. Parameters and the id have no place in it.
+
+        Raises InvalidPrediction (unsupported) for a version that is no number.
+        """
+        require_number(version)
         filters = [wire.block(3, name.encode()) for name in infer.outputs or ()]
         spec = _write_spec(model, version, infer.signature)
-        return _call(Operation.INFER, spec + _map(2, infer.inputs) + b"".join(filters))
+        return calling(_PATHS[Operation.INFER], spec + _map(2, infer.inputs) + b"".join(filters))
 
     # The response
-
-    def succeeded(self, status: int, headers: Headers, body: bytes) -> bool:
-        """Whether the call ended well."""
-        return succeeded(status, headers)
 
     def read_response(self, headers: Headers, body: bytes, signature: Signature | None) -> InferResponse:
         """Read a backend's answer. signature: gives the order of the outputs, which a map has not."""
@@ -193,34 +186,21 @@ class TensorFlowServingGrpc:
         return InferResponse(None, spec.name, spec.version or "", tensors, NOTHING)
 
     def write_response(self, response: InferResponse, request: InferRequest) -> tuple[Headers, bytes]:
-        """Write a prediction; a version that is no number is left out."""
+        """Write a prediction; a version that is no number is left out, and marked as lost."""
         outputs = wanted(response, request)
         version = response.version or request.version
         spec = _write_spec(request.model, version, request.signature or DEFAULT_SIGNATURE, tag=2)
-        return _answer(_map(1, outputs) + spec)
-
-    # Errors
-
-    def write_error(
-        self, status: int, code: str, message: str, details: dict[str, object] | None = None
-    ) -> tuple[Headers, bytes]:
-        """Write an answer that is an error from its first byte; the code stands in `x-headgate-reason`."""
-        return write_error(status, code, message)
-
-    def read_error(self, status: int, headers: Headers, body: bytes) -> BackendError:
-        """Understand `grpc-status` and `grpc-message`."""
-        return read_error(status, headers)
-
-    def is_ambiguous(self, status: int) -> bool:
-        """Never by its HTTP status: trailers tell, and their words."""
-        return False
+        headers, body = answering(_map(1, outputs) + spec)
+        if version and _number(version) is None:
+            headers.append((LOSSY, b"answer-version"))
+        return headers, body
 
     # About models
 
     def metadata_request(self, model: str, version: str | None) -> Call:
         """Ask a backend for a model's signatures."""
         field = wire.block(2, b"signature_def")
-        return _call(Operation.METADATA, _write_spec(model, version, "") + field)
+        return calling(_PATHS[Operation.METADATA], _write_spec(model, version, "") + field)
 
     def read_metadata(self, body: bytes) -> Metadata:
         """Read GetModelMetadataResponse{1 model_spec, 2 metadata: map<string, Any{1 type, 2 value}>}."""
@@ -250,7 +230,7 @@ class TensorFlowServingGrpc:
         value = wire.string(1, _SIGNATURES) + wire.block(2, b"".join(entries))
         named = version or (versions[-1] if versions else None)
         entry = wire.string(1, "signature_def") + wire.block(2, value)
-        return _answer(_write_spec(model, named, "") + wire.block(2, entry))
+        return answering(_write_spec(model, named, "") + wire.block(2, entry))
 
     def write_status(self, target: Target, states: Sequence[VersionState]) -> Answer:
         """Answer GetModelStatus with the states of the versions that are numbers; NOT_FOUND if none is."""
@@ -261,7 +241,7 @@ class TensorFlowServingGrpc:
             message = f"Could not find any versions of model {target.model}"
             headers, body = self.write_error(404, "not_found", message)
             return Answer(404, headers, body)
-        return Answer(200, *_answer(b"".join([wire.block(1, _write_state(each)) for each in known])))
+        return Answer(200, *answering(b"".join([wire.block(1, _write_state(each)) for each in known])))
 
     def write_server(self, target: Target, ready: bool, name: str, version: str) -> Answer:
         """Refuse: what names no model here is HandleReloadConfigRequest."""
@@ -280,14 +260,6 @@ class TensorFlowServingGrpc:
             )
         except InvalidPrediction:
             return False
-
-
-def _call(operation: Operation, message: bytes) -> Call:
-    return Call(b"POST", _PATHS[operation], [GRPC_TYPE, (b"te", b"trailers")], wire.frame(message))
-
-
-def _answer(message: bytes) -> tuple[Headers, bytes]:
-    return [GRPC_TYPE, (b"grpc-status", b"0")], wire.frame(message)
 
 
 class _Spec:

@@ -14,7 +14,7 @@ Source: protobuf.dev, "Encoding"; gRPC's PROTOCOL-HTTP2.md for the frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -171,6 +171,15 @@ def many_varints(data: bytes) -> Array:
         part = (raw[starts[has] + place] & 0x7F).astype(np.uint64)
         values[has] |= part << np.uint64(7 * place)
     return values
+
+
+def all_varints(fields: Sequence[Field]) -> Array:
+    """Return the numbers of a repeated varint field, however its parts stand, as uint64; raises Broken."""
+    parts = [
+        many_varints(field[3]) if field[1] == LENGTH else np.array([unsigned(field)], np.uint64)
+        for field in fields
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
 
 
 def fixed(field: Field, dtype: str) -> Array:

@@ -30,6 +30,7 @@ from functools import partial
 
 from gateway.config.kind import setting
 from gateway.config.units import Duration
+from gateway.dialects import losses
 from gateway.dialects.batches import Form, form_of, put_requests_together, take_response_apart
 from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.tensors import InferRequest, InferResponse, rows
@@ -37,11 +38,11 @@ from gateway.governance.batching import BatchFormer, Place
 from gateway.http.message import Response
 from gateway.pipeline.context import Context, Slot
 from gateway.pipeline.errand import Errand, Said
-from gateway.pipeline.errors import GatewayError, Refusal, UpstreamUnreadable
+from gateway.pipeline.errors import Refusal
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.ports import Cancellable
-from gateway.pipeline.prediction import is_prediction, read_prediction
+from gateway.pipeline.prediction import is_prediction, read_prediction, refuse_invalid
 from gateway.pipeline.promise import Eventual, Promise
 
 Verdict = Response | Refusal | None
@@ -254,15 +255,11 @@ class BatchFilter(Filter):
         dialect = one.ctx.dialect
         assert dialect is not None
         try:
-            headers, body = dialect.write_response(said, one.infer)
+            headers, body = losses.write_response(dialect, said, one.infer)
         except InvalidPrediction as wrong:
-            one.verdict.reject(_unwritable(wrong))
+            one.verdict.resolve(refuse_invalid(wrong, None))
             return
         one.verdict.resolve(Response(200, list(headers), body))
-
-
-def _unwritable(wrong: InvalidPrediction) -> GatewayError:
-    return UpstreamUnreadable(f"the answer can't be written: {wrong.message}")
 
 
 def _build(rules: Sequence[Rule[Batch]], parts: Parts) -> Iterable[Filter]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from gateway.dialects import losses
 from gateway.dialects.canonical import cacheable, canonical_key
 from gateway.dialects.catalogue import BY_NAME
 from gateway.dialects.errors import InvalidPrediction
@@ -438,7 +439,7 @@ def _translate(
     try:
         expected = None if signature is None else signature.named(infer.signature)
         result = BY_NAME[kept.dialect].read_response(kept.headers, kept.body, expected)
-        headers, body = ctx.dialect.write_response(result, infer)
+        headers, body = losses.write_response(ctx.dialect, result, infer)
     except InvalidPrediction:
         return None
     return Response(200, [*without_body_fields(kept.headers), *headers, age], body)

@@ -11,6 +11,7 @@ for, and has that one's importance and its time. Where nobody waits for it any m
 
 from __future__ import annotations
 
+from gateway.dialects import losses
 from gateway.dialects.catalogue import BY_NAME
 from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.metadata import Signature
@@ -40,7 +41,10 @@ Said = InferResponse | Refusal
 
 
 class Errand(Asker):
-    """One prediction asked of one pool. answer: what came of it. ctx: of its tries."""
+    """One prediction asked of one pool. answer: what came of it. ctx: of its tries.
+
+    lost: what of the request had no place in the pool's dialect.
+    """
 
     __slots__ = (
         "_dialect",
@@ -54,6 +58,7 @@ class Errand(Asker):
         "_whole",
         "answer",
         "ctx",
+        "lost",
     )
 
     def __init__(self, gateway: Gateway, ctx: Context, pool: Pool, infer: InferRequest) -> None:
@@ -74,6 +79,7 @@ class Errand(Asker):
         self._whole: Response | None = None  # the head, while the body comes
         self._kept: Kept | None = None
         self._over = False
+        self.lost = losses.NONE
         self.answer: Promise[Said] = Promise()
 
     def start(self) -> None:
@@ -115,6 +121,7 @@ class Errand(Asker):
         assert dialect is not None
         infer = renamed(self._infer, signature)
         try:
+            self.lost = losses.of_request(infer, dialect)
             method, path, headers, body = dialect.write_request(infer, self._pool.model or infer.model, None)
         except InvalidPrediction as wrong:
             self._end(refuse_invalid(wrong, signature))

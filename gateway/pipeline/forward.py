@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.dialects import losses
 from gateway.dialects.catalogue import BY_NAME
 from gateway.dialects.errors import SIGNATURE_UNKNOWN, InvalidPrediction
 from gateway.dialects.grpc_errors import read_error
@@ -48,9 +49,12 @@ class Forward:
 
 
 class Translated(Forward):
-    """A prediction in the pool's dialect. Its answer comes back in the client's; so do its errors."""
+    """A prediction in the pool's dialect. Its answer comes back in the client's; so do its errors.
 
-    __slots__ = ("_ctx", "_infer", "_signature", "_theirs")
+    lost: what of the request had no place in the pool's dialect.
+    """
+
+    __slots__ = ("_ctx", "_infer", "_lost", "_signature", "_theirs")
 
     def __init__(
         self,
@@ -59,15 +63,21 @@ class Translated(Forward):
         infer: InferRequest,
         theirs: Dialect,
         signature: Signature | None,
+        lost: tuple[str, ...],
     ) -> None:
         super().__init__(request, ctx.snapshot.answer_limit)
+        self._lost = lost
         self._ctx = ctx
         self._infer = infer
         self._theirs = theirs
         self._signature = signature
 
     def back(self, response: Response) -> Response:
-        """Translate the answer; UpstreamUnreadable when it is not what the pool's dialect promises."""
+        """Translate the answer; UpstreamUnreadable when it is not what the pool's dialect promises.
+
+        What the client's own form can't carry (NaN in V2's JSON, outputs that have no rows) is refused as
+        the client's: another form of its dialect, or another dialect, can.
+        """
         ours = self._ctx.dialect
         assert ours is not None
         assert response.body is not None
@@ -80,11 +90,15 @@ class Translated(Forward):
             return Response(status, kept + headers, body)
         try:
             result = self._theirs.read_response(response.headers, response.body, self._expected())
-            headers, body = ours.write_response(result, self._infer)
         except InvalidPrediction as wrong:
             raise UpstreamUnreadable(
                 f"the model server's answer can't be translated: {wrong.message}"
             ) from wrong
+        try:
+            headers, body = losses.write_response(ours, result, self._infer, self._lost)
+        except InvalidPrediction as wrong:
+            headers, body = ours.write_error(wrong.status, wrong.code, wrong.message, dict(wrong.details))
+            return Response(wrong.status, kept + headers, body)
         return Response(200, kept + headers, body)
 
     def _expected(self) -> Signature | None:
@@ -157,12 +171,13 @@ def _write(ctx: Context, pool: Pool, infer: InferRequest, signature: Signature |
         unknown = InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
         return refuse_invalid(unknown, None)  # the answer could not be read: don't ask for it
     try:
+        lost = losses.of_request(infer, theirs)
         method, path, headers, body = theirs.write_request(infer, pool.model or infer.model, version)
     except InvalidPrediction as wrong:
         return refuse_invalid(wrong, signature)
     fields = without_body_fields(fields_upstream(ctx)) + headers
     request = Request(method, path, fields, length=len(body), body=body, te_trailers=theirs.is_grpc)
-    return Translated(request, ctx, infer, theirs, signature)
+    return Translated(request, ctx, infer, theirs, signature, lost)
 
 
 def _version_upstream(ctx: Context, pool: Pool) -> str | None:

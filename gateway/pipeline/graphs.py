@@ -24,6 +24,7 @@ from functools import partial
 import numpy as np
 
 from gateway.config.graphs import Case, Graph
+from gateway.dialects import losses
 from gateway.dialects.batches import put_responses_together
 from gateway.dialects.blend import blend
 from gateway.dialects.errors import InvalidPrediction
@@ -35,7 +36,7 @@ from gateway.pipeline.errand import Errand, Said, with_inputs
 from gateway.pipeline.errors import GatewayError, Refusal, UpstreamUnreadable
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.pool import Pool
-from gateway.pipeline.prediction import read_prediction
+from gateway.pipeline.prediction import read_prediction, refuse_invalid
 from gateway.pipeline.promise import Eventual, Promise
 
 AT_ONCE = 16  # parts of one batch under way; the next ones follow
@@ -101,10 +102,11 @@ class Run:
             return said
         dialect = self._ctx.dialect
         assert dialect is not None
+        lost = {word for errand in self._errands for word in errand.lost}
         try:
-            headers, body = dialect.write_response(said, infer)
+            headers, body = losses.write_response(dialect, said, infer, tuple(sorted(lost)))
         except InvalidPrediction as wrong:
-            raise UpstreamUnreadable(f"the answer can't be written: {wrong.message}") from wrong
+            return refuse_invalid(wrong, None)
         return Response(200, list(headers), body)
 
     # One step: a member that has instances, or another graph

@@ -56,7 +56,8 @@ class Doubling(service_pb2_grpc.GRPCInferenceServiceServicer):
             context.abort(grpc.StatusCode.INTERNAL, "ValueError: cannot reshape array of size 3")
         made = service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
         made.outputs.add(name="y", datatype="FP32", shape=x.shape)
-        made.raw_output_contents.append((x * np.float32(2)).tobytes())
+        with np.errstate(over="ignore"):
+            made.raw_output_contents.append((x * np.float32(2)).tobytes())
         return made
 
 
@@ -327,3 +328,36 @@ async def test_a_server_that_tells_no_signature_needs_one_in_the_policy(tmp_path
             assert answered.status == 503
             assert (await answered.json())["code"] == "signature_unknown"
         assert [one.method for one in server.requests if one.method == "POST"] == []
+
+
+# What has no place on the other side
+
+
+async def test_parameters_that_a_server_s_protocol_has_no_place_for_are_said_to_be_lost(
+    tmp_path: Path,
+) -> None:
+    async with backend() as server, running(tmp_path, page(server.port, "kserve-v1")) as gateway:
+        server.handler = kserve_v1
+        for more, expected in (({"parameters": {"temperature": 0.5}}, "parameters"), ({}, None)):
+            async with gateway.http.post("/v2/models/double/infer", json={**V2, **more}) as answered:
+                assert answered.status == 200
+                assert answered.headers.get("x-headgate-lossy") == expected
+        sequence = {"parameters": {"sequence_id": 5}}
+        async with gateway.http.post("/v2/models/double/infer", json={**V2, **sequence}) as answered:
+            assert answered.status == 501
+            assert (await answered.json())["code"] == "unsupported"
+
+
+async def test_an_answer_that_the_client_s_json_can_not_say_is_refused_and_blames_nobody(
+    tmp_path: Path, doubling: tuple[int, Doubling]
+) -> None:
+    port, _ = doubling
+    async with running(tmp_path, page(port, "kserve-v2-grpc")) as gateway:
+        huge = {"inputs": [{**SPEC, "shape": [1, 2], "data": [3e38, 1]}]}
+        async with gateway.http.post("/v2/models/double/infer", json=huge) as answered:
+            assert answered.status == 422
+            assert (await answered.json())["code"] == "not_finite"
+        rows = {"instances": [[3e38, 1]]}
+        async with gateway.http.post("/v1/models/double:predict", json=rows) as answered:
+            assert json.loads(await answered.text()) == {"predictions": [[float("inf"), 2.0]]}
+        assert gateway.worker.snapshot.pools["peer"].members.instances[0].failures == 0
