@@ -12,7 +12,8 @@ take and give the same forms.
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from gateway.dialects.errors import (
     MALFORMED_REQUEST,
@@ -29,13 +30,21 @@ from gateway.dialects.tensors import BYTES, Tensor, is_finite, nest, numbers, un
 # From JSON to tensors
 
 
-def _is_bytes(value: object) -> bool:
+def is_base64(value: object) -> TypeGuard[dict[str, str]]:
     """Whether an object is `{"b64": "..."}`, a value and not a set of named values."""
     return type(value) is dict and len(value) == 1 and type(value.get("b64")) is str
 
 
+def read_base64(name: str, value: Mapping[str, str]) -> bytes:
+    """Return what `{"b64": ...}` stands for; raises InvalidPrediction (wrong_dtype)."""
+    try:
+        return b64decode(value["b64"], validate=True)
+    except ValueError as refusal:  # binascii.Error is one; non-ASCII text another
+        raise InvalidPrediction(WRONG_DTYPE, f"{name!r} holds malformed base64") from refusal
+
+
 def _is_named(value: object) -> bool:
-    return type(value) is dict and not _is_bytes(value)
+    return type(value) is dict and not is_base64(value)
 
 
 def read_rows(key: str, values: object, specs: tuple[TensorSpec, ...]) -> tuple[Tensor, ...]:
@@ -56,7 +65,7 @@ def read_rows(key: str, values: object, specs: tuple[TensorSpec, ...]) -> tuple[
 
 def read_columns(value: object, specs: tuple[TensorSpec, ...]) -> tuple[Tensor, ...]:
     """Read an object with a member per tensor, or the value of the only tensor declared."""
-    if type(value) is dict and not _is_bytes(value):
+    if type(value) is dict and not is_base64(value):
         return tuple(_tensor(spec, value[spec.name]) for spec in _choose(list(value), specs))
     return (_tensor(_only(specs), value),)
 
@@ -92,11 +101,8 @@ def _tensor(spec: TensorSpec, value: object) -> Tensor:
 def _bytes(name: str, value: object) -> bytes:
     if type(value) is str:
         return value.encode()
-    if type(value) is dict and _is_bytes(value):
-        try:
-            return b64decode(value["b64"], validate=True)
-        except ValueError as refusal:  # binascii.Error is one; non-ASCII text another
-            raise InvalidPrediction(WRONG_DTYPE, f"{name!r} holds malformed base64") from refusal
+    if is_base64(value):
+        return read_base64(name, value)
     if type(value) is list:
         raise InvalidPrediction(WRONG_SHAPE, f"{name!r} is ragged: lists and values stand side by side")
     raise InvalidPrediction(WRONG_DTYPE, f'{name!r} is BYTES; give text or {{"b64": "..."}}')

@@ -2,6 +2,7 @@
 
     parameters          of the request or of its tensors, where the server's protocol has no place for any
     answer-parameters   of the answer or of its tensors, where the client's protocol has none
+    precision           a double where Examples are answered with floats (tf_example.py)
     answer-version      TensorFlow Serving's gRPC has numbers only (tensorflow_serving_grpc.py)
 
 The parameters of a sequence (a model that remembers) are refused where they have no place: such a model would

@@ -35,7 +35,7 @@ class Operation(Enum):
     """What a client wants of a model server."""
 
     INFER = "infer"
-    CLASSIFY = "classify"  # TensorFlow's tf.Example API: recognised, and refused with a clear error
+    CLASSIFY = "classify"  # TensorFlow's tf.Example API (tf_example.py)
     REGRESS = "regress"
     METADATA = "metadata"
     STATUS = "status"  # the states of a model's versions
@@ -47,6 +47,9 @@ class Operation(Enum):
     RELOAD = "reload"  # of a server's models
     EXPLAIN = "explain"  # KServe V1
     MODELS = "models"  # the list of them
+
+
+EXAMPLES: Final = frozenset((Operation.CLASSIFY, Operation.REGRESS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +305,11 @@ def require_infer(target: Target, headers: Headers) -> None:
             UNSUPPORTED,
             f"the operation {target.operation.value!r} is not supported; use a prediction instead",
         )
+    require_plain(headers)
+
+
+def require_plain(headers: Headers) -> None:
+    """Refuse a body that is compressed still; raises InvalidPrediction (unsupported)."""
     encoding = find(headers, b"content-encoding")
     if encoding is not None and encoding.strip().lower() != b"identity":
         raise InvalidPrediction(

@@ -13,8 +13,8 @@ Datatypes and the name of a single input come from the model's signature, shapes
 in column form, which needs no common first dimension. The JSON of an empty tensor loses its inner
 dimensions; they are completed from the signature. Duplicate members are refused (see json_text.py).
 
-`:classify` and `:regress` (tf.Example lists) are recognised and refused. The dialect has no route for the
-health or the metadata of the server itself.
+`:classify` and `:regress` take lists of tf.Examples: tf_example.py. The dialect has no route for the health
+or the metadata of the server itself.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from gateway.dialects import tf_example
 from gateway.dialects.errors import (
     MALFORMED_REQUEST,
     SIGNATURE_UNKNOWN,
@@ -33,6 +34,7 @@ from gateway.dialects.json_text import read_json, write_json
 from gateway.dialects.json_values import read_columns, read_rows, rows_of, write_values
 from gateway.dialects.metadata import Metadata, Signature, explain
 from gateway.dialects.protocol import (
+    EXAMPLES,
     GETS,
     JSON_TYPE,
     Answer,
@@ -46,6 +48,7 @@ from gateway.dialects.protocol import (
     require_infer,
     require_number,
     require_object,
+    require_plain,
     require_text,
     understand,
     wanted,
@@ -126,18 +129,22 @@ class TensorFlowServing(OverHttp):
     def read_request(
         self, target: Target, headers: Headers, body: bytes, signature: Signature | None
     ) -> InferRequest:
-        """Read a client's prediction in row or column form."""
-        require_infer(target, headers)
+        """Read a client's prediction in row or column form, or as a list of Examples."""
+        if target.operation not in EXAMPLES:
+            require_infer(target, headers)
+        require_plain(headers)
         document = require_object(read_json(body, non_finite=True))
         asked = require_text("'signature_name'", document.get("signature_name", ""))
+        if target.operation in EXAMPLES:
+            examples = tf_example.read_examples(document)
+            return tf_example.ask(target, asked, examples, _known(signature))
         by_row = "instances" in document
         if by_row == ("inputs" in document):
             found = "both" if by_row else "neither"
             raise InvalidPrediction(
                 MALFORMED_REQUEST, f"the body needs either 'instances' or 'inputs', and has {found}"
             )
-        if signature is None:  # the last complaint: whatever is wrong already is the client's to mend
-            raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
+        signature = _known(signature)  # the last complaint: what is wrong already is the client's to mend
         chosen = signature.named(asked)
         try:
             if by_row:
@@ -170,22 +177,24 @@ class TensorFlowServing(OverHttp):
     def read_response(self, headers: Headers, body: bytes, signature: Signature | None) -> InferResponse:
         """Read `predictions` or `outputs`."""
         document = require_object(read_json(body, non_finite=True))
-        if signature is None:
-            raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
+        specs = _known(signature).outputs
         if "predictions" in document:
-            outputs = read_rows("predictions", document["predictions"], signature.outputs)
+            outputs = read_rows("predictions", document["predictions"], specs)
         elif "outputs" in document:
-            outputs = read_columns(document["outputs"], signature.outputs)
+            outputs = read_columns(document["outputs"], specs)
         else:
             raise InvalidPrediction(MALFORMED_REQUEST, "the answer has neither 'predictions' nor 'outputs'")
         return InferResponse(None, "", "", outputs, NOTHING)
 
     def write_response(self, response: InferResponse, request: InferRequest) -> tuple[Headers, bytes]:
-        """Write `predictions` to a row-form client, else `outputs`.
+        """Write `predictions` to a row-form client, `results` to one that sent Examples, else `outputs`.
 
         Raises InvalidPrediction (wrong_shape) if the outputs share no first dimension that could be rows.
         """
         outputs = wanted(response, request)
+        if request.style in ("classify", "regress"):
+            body, lost = tf_example.write_json_results(outputs, request.style)
+            return [JSON_TYPE, *lost], body
         document: dict[str, object]
         if request.style == "row":
             document = {"predictions": rows_of(outputs)}
@@ -259,6 +268,12 @@ class TensorFlowServing(OverHttp):
         if type(states) is list:
             return any(type(each) is dict and each.get("state") == "AVAILABLE" for each in states)
         return document.get("ready") is True
+
+
+def _known(signature: Signature | None) -> Signature:
+    if signature is None:
+        raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
+    return signature
 
 
 def _model_path(model: str, version: str | None) -> bytes:

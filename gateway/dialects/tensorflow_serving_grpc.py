@@ -6,14 +6,14 @@ the message (`locate`); field numbers stand beside what reads them.
     /tensorflow.serving.PredictionService/Predict
         PredictRequest{1 model_spec, 2 inputs: map<string, TensorProto>, 3 output_filter}
     ->  PredictResponse{1 outputs, 2 model_spec, its version resolved}
+    Classify, Regress: {1 model_spec, 2 input} -> {1 result, 2 model_spec} (tf_example.py)
     GetModelMetadata: signature_def packed in an Any.  ModelService/GetModelStatus: states of versions.
         ModelSpec{1 name, 2 version: Int64Value, 3 signature_name, 4 version_label}
 
-Versions are int64 here: an answer to a client names a version that is no number as none. Classify and Regress
-(tf.Example) go through untouched between peers of this dialect, and are refused where they would have to be
-translated; MultiInference and SessionService take an endpoint that matches by service. HandleReloadConfig is
-always refused: it replaces the server's whole list of models, which behind a gateway is not one client's to
-say; a pool's servers are configured by who runs them.
+Versions are int64 here: an answer to a client names a version that is no number as none. MultiInference and
+SessionService take an endpoint that matches by service. HandleReloadConfig is always refused: it replaces the
+server's whole list of models, which behind a gateway is not one client's to say; a pool's servers are
+configured by who runs them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from gateway.dialects import wire
+from gateway.dialects import tf_example, wire
 from gateway.dialects.errors import (
     MALFORMED_REQUEST,
+    SIGNATURE_UNKNOWN,
     UNSUPPORTED,
     WRONG_NAME,
     InvalidPrediction,
@@ -31,6 +32,7 @@ from gateway.dialects.errors import (
 from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, TensorSpec, explain
 from gateway.dialects.over_grpc import OverGrpc, answering, calling
 from gateway.dialects.protocol import (
+    EXAMPLES,
     LOSSY,
     Answer,
     Call,
@@ -121,7 +123,12 @@ class TensorFlowServingGrpc(OverGrpc):
     def read_request(
         self, target: Target, headers: Headers, body: bytes, signature: Signature | None
     ) -> InferRequest:
-        """Read a client's prediction; the signature serves only for better words when it is wrong."""
+        """Read a client's prediction; the signature serves only for better words when it is wrong.
+
+        Of Examples it is what makes tensors of them.
+        """
+        if target.operation in EXAMPLES:
+            return _read_examples(target, wire.unframe(headers, body), signature)
         if target.operation is not Operation.INFER:
             raise InvalidPrediction(
                 UNSUPPORTED, f"{target.operation.value} over gRPC can't be translated; use Predict"
@@ -135,7 +142,7 @@ class TensorFlowServingGrpc(OverGrpc):
                     case 1:
                         spec.read(wire.nested(field))
                     case 2:
-                        inputs.append(_entry(wire.nested(field)))
+                        inputs.append(wire.entry(wire.nested(field)))
                     case 3:
                         wanted_outputs.append(wire.text(field))
             tensors = _tensors(inputs)
@@ -176,7 +183,7 @@ class TensorFlowServingGrpc(OverGrpc):
         for field in wire.fields(wire.unframe(headers, body)):
             match field[0]:
                 case 1:
-                    outputs.append(_entry(wire.nested(field)))
+                    outputs.append(wire.entry(wire.nested(field)))
                 case 2:
                     spec.read(wire.nested(field))
         tensors = _tensors(outputs)
@@ -190,7 +197,13 @@ class TensorFlowServingGrpc(OverGrpc):
         outputs = wanted(response, request)
         version = response.version or request.version
         spec = _write_spec(request.model, version, request.signature or DEFAULT_SIGNATURE, tag=2)
-        headers, body = answering(_map(1, outputs) + spec)
+        lost: Headers = []
+        if request.style in ("classify", "regress"):
+            result, lost = tf_example.write_results(outputs, request.style)
+            headers, body = answering(wire.block(1, result) + spec)
+        else:
+            headers, body = answering(_map(1, outputs) + spec)
+        headers += lost
         if version and _number(version) is None:
             headers.append((LOSSY, b"answer-version"))
         return headers, body
@@ -210,7 +223,7 @@ class TensorFlowServingGrpc(OverGrpc):
             if field[0] == 1:
                 spec.read(wire.nested(field))
             elif field[0] == 2:
-                key, value = _entry(wire.nested(field))
+                key, value = wire.entry(wire.nested(field))
                 if key == "signature_def":
                     found.update(_signatures(value))
         if not found:
@@ -262,6 +275,21 @@ class TensorFlowServingGrpc(OverGrpc):
             return False
 
 
+def _read_examples(target: Target, message: bytes, signature: Signature | None) -> InferRequest:
+    """Read ClassificationRequest or RegressionRequest{1 model_spec, 2 input}."""
+    spec = _Spec()
+    given = b""
+    for field in wire.fields(message):
+        if field[0] == 1:
+            spec.read(wire.nested(field))
+        elif field[0] == 2:
+            given += wire.nested(field)
+    examples = tf_example.read_input(given)
+    if signature is None:
+        raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
+    return tf_example.ask(target, spec.signature, examples, signature)
+
+
 class _Spec:
     """A ModelSpec."""
 
@@ -303,17 +331,6 @@ def _write_spec(model: str, version: str | None, signature: str, *, tag: int = 1
     return wire.block(tag, wire.string(1, model) + number + wire.string(3, signature))
 
 
-def _entry(message: bytes) -> tuple[str, bytes]:
-    """Read an entry of a map from texts to messages."""
-    key, value = "", b""
-    for field in wire.fields(message):
-        if field[0] == 1:
-            key = wire.text(field)
-        elif field[0] == 2:
-            value = wire.nested(field)
-    return key, value
-
-
 def _tensors(entries: Sequence[tuple[str, bytes]]) -> tuple[Tensor, ...]:
     if len({name for name, _ in entries}) < len(entries):
         raise InvalidPrediction(WRONG_NAME, "two tensors have the same name")
@@ -337,7 +354,7 @@ def _signatures(packed: bytes) -> dict[str, Signature]:
             continue
         for field in wire.fields(wire.nested(outer)):
             if field[0] == 1:
-                name, definition = _entry(wire.nested(field))
+                name, definition = wire.entry(wire.nested(field))
                 try:
                     found[name] = _signature(name, definition)
                 except InvalidPrediction:  # __saved_model_init_op has no usable datatype
@@ -351,7 +368,7 @@ def _signature(name: str, definition: bytes) -> Signature:
     outputs: list[TensorSpec] = []
     for field in wire.fields(definition):
         if field[0] in (1, 2):
-            key, info = _entry(wire.nested(field))
+            key, info = wire.entry(wire.nested(field))
             (inputs if field[0] == 1 else outputs).append(TensorSpec(key, *read_type(key, info, 2, 3)))
     return Signature(tuple(inputs), tuple(outputs), name)
 

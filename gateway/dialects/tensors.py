@@ -30,7 +30,7 @@ import numpy.typing as npt
 from gateway.dialects.errors import WRONG_DTYPE, WRONG_SHAPE, InvalidPrediction
 
 Array = npt.NDArray[np.generic]
-Style = Literal["row", "column", "named", "binary"]
+Style = Literal["row", "column", "named", "binary", "classify", "regress"]
 
 BYTES: Final = "BYTES"
 MAX_RANK: Final = 32  # numpy's own bound before 2.0
@@ -87,8 +87,8 @@ class InferRequest:
 
     version and label: as the client's URL chose them, None if it left the choice. signature: TensorFlow's
     signature name, "" for the default one. outputs: the names wanted, None for all. params: V2's request
-    parameters. style: the form of the answer that the client expects (TensorFlow Serving: row or column;
-    V2: named or binary).
+    parameters. style: the form of the answer that the client expects (TensorFlow Serving: row, column, or
+    what its classify and regress return; V2: named or binary).
     """
 
     id: str | None

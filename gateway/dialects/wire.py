@@ -14,7 +14,9 @@ Source: protobuf.dev, "Encoding"; gRPC's PROTOCOL-HTTP2.md for the frame.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Sequence
+from math import copysign
 from typing import Final
 
 import numpy as np
@@ -173,6 +175,17 @@ def many_varints(data: bytes) -> Array:
     return values
 
 
+def entry(message: bytes) -> tuple[str, bytes]:
+    """Read an entry of a map from texts to messages; raises Broken."""
+    key, value = "", b""
+    for field in fields(message):
+        if field[0] == 1:
+            key = text(field)
+        elif field[0] == 2:
+            value = nested(field)
+    return key, value
+
+
 def all_varints(fields: Sequence[Field]) -> Array:
     """Return the numbers of a repeated varint field, however its parts stand, as uint64; raises Broken."""
     parts = [
@@ -222,6 +235,13 @@ def block(tag: int, data: bytes) -> bytes:
 def string(tag: int, value: str) -> bytes:
     """Write a text field, nothing where it is empty."""
     return block(tag, value.encode()) if value else b""
+
+
+def float32(tag: int, value: float) -> bytes:
+    """Write a float field, nothing where it is 0. value: one that a float can hold."""
+    if value == 0 and copysign(1.0, value) > 0:
+        return b""
+    return varint(tag << 3 | FOUR) + struct.pack("<f", value)
 
 
 def packed(tag: int, values: Iterable[int]) -> bytes:

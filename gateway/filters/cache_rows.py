@@ -38,6 +38,7 @@ from gateway.dialects.rows import (
     unpack,
 )
 from gateway.dialects.tensors import InferRequest
+from gateway.dialects.tf_example import STYLES
 from gateway.filters.cache_terms import (
     BY_REQUEST,
     COLLAPSED,
@@ -135,7 +136,7 @@ class RowCache:
 
     def takes(self, ctx: Context, infer: InferRequest) -> bool:
         """Tell whether a prediction can be answered row by row."""
-        rows = count(infer)
+        rows = 0 if infer.style in STYLES.values() else count(infer)  # Examples don't go on as rows
         if not 0 < rows <= MOST or ctx.pool is None or (ctx.pool.name, ctx.version) in self._unfit:
             return False
         signature = self._signature(ctx, infer)

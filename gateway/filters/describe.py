@@ -16,10 +16,11 @@ from gateway.pipeline.context import Context
 from gateway.pipeline.errors import Refusal
 from gateway.pipeline.filter import Filter, Parts
 from gateway.pipeline.pool import Pool
+from gateway.pipeline.prediction import is_prediction
 from gateway.pipeline.promise import Eventual, Promise
 
 PASSING = frozenset({Operation.CLASSIFY, Operation.REGRESS, Operation.EXPLAIN})
-"""What goes untouched to instances of the client's dialect, and nowhere else."""
+"""What goes untouched to instances of the client's dialect, where it isn't translated."""
 DESCRIBING = frozenset({Operation.METADATA, Operation.STATUS, Operation.READY})
 
 
@@ -36,7 +37,7 @@ class Describe(Filter):
     def on_request(self, ctx: Context) -> Eventual[Response | Refusal | None]:
         """Answer what asks about the model."""
         target, dialect = ctx.target, ctx.dialect
-        if target is None or dialect is None or target.operation is Operation.INFER:
+        if target is None or dialect is None or is_prediction(ctx):
             return None
         if target.operation in PASSING and ctx.pool is not None and ctx.pool.speaks == dialect.name:
             return None

@@ -16,7 +16,7 @@ from gateway.dialects.catalogue import BY_NAME
 from gateway.dialects.errors import SIGNATURE_UNKNOWN, InvalidPrediction
 from gateway.dialects.grpc_errors import read_error
 from gateway.dialects.metadata import Signature
-from gateway.dialects.protocol import Dialect, Operation
+from gateway.dialects.protocol import EXAMPLES, Dialect, Operation
 from gateway.dialects.tensors import InferRequest
 from gateway.http.forwarded import FORWARDED_FIELDS
 from gateway.http.grpc import Status, status_of, trailers_only
@@ -130,7 +130,7 @@ def translates(ctx: Context, pool: Pool) -> bool:
     return (
         ctx.dialect is not None
         and ctx.target is not None
-        and ctx.target.operation is Operation.INFER
+        and (ctx.target.operation is Operation.INFER or ctx.target.operation in EXAMPLES)
         and pool.speaks not in ("http", ctx.dialect.name)
     )
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.metadata import Signature, explain
-from gateway.dialects.protocol import Operation
+from gateway.dialects.protocol import EXAMPLES, Operation
 from gateway.dialects.tensors import InferRequest
 from gateway.http.codings import READABLE, BadCoding, TooMuch, UnknownCoding, decoded
 from gateway.http.message import find_all
@@ -38,8 +38,16 @@ class Signatures(Protocol):
 
 
 def is_prediction(ctx: Context) -> bool:
-    """Tell whether the request asks for an inference in a dialect that we read."""
-    return ctx.target is not None and ctx.target.operation is Operation.INFER and ctx.dialect is not None
+    """Tell whether the request asks for an inference that we read.
+
+    Classify and regress of TensorFlow Serving pass untouched where the pool speaks it, too.
+    """
+    target, pool = ctx.target, ctx.pool
+    if target is None or ctx.dialect is None:
+        return False
+    if target.operation is Operation.INFER:
+        return True
+    return target.operation in EXAMPLES and pool is not None and pool.speaks not in ("http", ctx.dialect.name)
 
 
 def read_prediction(ctx: Context, signatures: Signatures) -> Eventual[InferRequest | Refusal]:

@@ -217,15 +217,6 @@ def test_what_is_wrong_under_any_signature_is_said_without_one(body: bytes, foun
     assert refused.value.status == 400
 
 
-@pytest.mark.parametrize("verb", [b"classify", b"regress"])
-def test_classify_and_regress_are_refused_clearly(verb: bytes) -> None:
-    target = TFS.recognise(b"POST", b"/v1/models/digits:" + verb)
-    assert target is not None
-    with pytest.raises(InvalidPrediction, match=verb.decode()) as refused:
-        TFS.read_request(target, [], b'{"examples":[{"x":1.0}]}', DIGITS)
-    assert (refused.value.code, refused.value.status) == ("unsupported", 501)
-
-
 def test_a_compressed_body_is_refused_not_called_bad_json() -> None:
     with pytest.raises(InvalidPrediction, match="compressed") as refused:
         TFS.read_request(PREDICT, [(b"content-encoding", b"gzip")], b"\x1f\x8b", DIGITS)

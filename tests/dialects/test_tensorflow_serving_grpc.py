@@ -6,7 +6,6 @@ import pytest
 
 from gateway.dialects import wire
 from gateway.dialects.catalogue import TENSORFLOW_SERVING_GRPC as DIALECT
-from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.metadata import Signature, TensorSpec
 from gateway.dialects.protocol import Operation, Target, VersionState
 from tests.dialects.models import a_request, a_response, a_tensor
@@ -92,9 +91,3 @@ def test_calls(path: bytes, operation: Operation) -> None:
 def test_what_would_reload_the_server_is_refused() -> None:
     answer = DIALECT.write_server(Target(DIALECT, Operation.RELOAD), True, "headgate", "1")
     assert (b"grpc-status", b"12") in answer.headers
-
-
-def test_classify_is_not_translated() -> None:
-    with pytest.raises(InvalidPrediction) as refused:
-        DIALECT.read_request(Target(DIALECT, Operation.CLASSIFY, "m"), [], wire.frame(REQUEST), None)
-    assert refused.value.code == "unsupported"

@@ -330,6 +330,30 @@ async def test_a_server_that_tells_no_signature_needs_one_in_the_policy(tmp_path
         assert [one.method for one in server.requests if one.method == "POST"] == []
 
 
+async def test_examples_are_classified_by_a_server_that_knows_only_tensors(tmp_path: Path) -> None:
+    examples = {"examples": [{"x": [1.5, 2.0]}, {"x": [3.0, 4.0]}]}
+    message = bytes.fromhex("0a080a06646f75626c6512190a170a150a130a110a0178120c120a0a080000c03f00000040")
+    classified = "0a100a0e0a0515000040400a051500008040"
+    async with backend() as server, running(tmp_path, page(server.port, "kserve-v2")) as gateway:
+        server.handler = v2_over_http
+        async with gateway.http.post("/v1/models/double:classify", json=examples) as answered:
+            said = await answered.json()
+            assert (answered.status, said) == (200, {"results": [[["", 3], ["", 4]], [["", 6], ["", 8]]]})
+        async with gateway.http.post("/v1/models/double:regress", json=examples) as answered:
+            said = await answered.json()
+            assert (answered.status, said["code"]) == (422, "wrong_shape")
+            assert "x: FP32[-1,2] -> y: FP32[-1,2]" in said["error"]
+        assert [one.method for one in server.requests].count("POST") == 1
+
+        def call() -> bytes:
+            with grpc.insecure_channel(f"127.0.0.1:{port_of(gateway)}") as channel:
+                path = "/tensorflow.serving.PredictionService/Classify"
+                answer: bytes = channel.unary_unary(path)(message, timeout=10)
+                return answer
+
+        assert (await asyncio.to_thread(call)).hex().startswith(classified)
+
+
 # What has no place on the other side
 
 

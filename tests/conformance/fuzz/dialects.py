@@ -20,6 +20,8 @@ from gateway.dialects.tensors import NOTHING, InferRequest, InferResponse, Tenso
 SIGNATURE = Signature(
     (TensorSpec("x", "FP32", (-1, 2)), TensorSpec("s", "BYTES", (-1,))), (TensorSpec("y", "INT64", (-1,)),)
 )
+CLASSES = Signature(SIGNATURE.inputs, (TensorSpec("y", "FP32", (-1, 1)),))
+EXAMPLES = ("tensorflow-serving", "tensorflow-serving-grpc")
 JSON = [(b"content-type", b"application/json")]
 
 
@@ -38,6 +40,9 @@ def _read(dialect: Dialect, data: bytes) -> str:
     shown.append(_tried(lambda: dialect.read_metadata(body).signature.render()))
     shown.append(_tried(lambda: dialect.locate(target, [], data).model))
     shown.append(_tried(lambda: str(len(dialect.renamed(target, [], body, "other", "1")))))
+    for operation in (Operation.CLASSIFY, Operation.REGRESS) if dialect.name in EXAMPLES else ():
+        examples = Target(dialect, operation, "m", inside=dialect.is_grpc)
+        shown.append(_tried(lambda t=examples: _names(dialect.read_request(t, JSON, body, CLASSES).inputs)))
     dialect.read_error(500, JSON, body)
     dialect.succeeded(200, JSON, body)
     dialect.read_ready(200, body)
@@ -73,6 +78,10 @@ def seeds() -> list[bytes]:
         bodies.append(dialect.write_metadata("m", ["1"], SIGNATURE, "1")[1])
         found += [body[5:] if dialect.is_grpc else body for body in bodies]
     found += [
+        b'{"examples":[{"x":[0.5,-1],"s":"a"},{"x":[1,2]}],"context":{"s":{"b64":"/w=="}}}',
+        wire.block(
+            2, wire.block(1, wire.block(1, b"\n\x11\n\x0f\n\x01x\x12\n\x12\x08\n\x06\x00\x00\x00?\x00\x00"))
+        ),
         b'{"code":503,"type":"InternalServerException","message":"Prediction failed"}',
         b'{"err_no":5000,"err_msg":"bad","key":[],"value":[],"tensors":[]}',
         b'{"key":["x"],"value":["[[nan, 1]]"],"tensors":'
