@@ -15,7 +15,8 @@ token (`at+jwt`, RFC 9068) are read: others were signed for another purpose (§3
 the unverified `iss` among those that are configured and is believed only after its key verified the
 signature.
 
-PyJWT verifies signatures. Claims are judged here: the time is an argument, and what is missing is refused.
+PyJWT verifies signatures (token_keys.py). Claims are judged here: the time is an argument, and what is
+missing is refused.
 """
 
 from __future__ import annotations
@@ -29,21 +30,13 @@ from functools import reduce
 from math import isfinite
 from typing import Final, cast
 
-import jwt
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-
 from gateway.config.schema import IssuerConfig
 from gateway.pipeline.ports import Principal
 
-RSA_BITS: Final = 2048  # NIST SP 800-131A: smaller ones are broken or about to be
 LONGEST_NAME: Final = 256  # characters of a kid, and of whatever a claim names
 _TYPES: Final = frozenset({"JWT", "AT+JWT", "APPLICATION/JWT", "APPLICATION/AT+JWT"})
 _BRINGS_A_KEY: Final = ("jwk", "jku", "x5u", "x5c")
-_CURVES: Final[Mapping[str, str]] = {"ES256": "secp256r1", "ES384": "secp384r1"}
 _MISSING: Final = object()
-_JWS: Final = jwt.PyJWS()
 
 
 class InvalidToken(Exception):
@@ -145,27 +138,18 @@ def _check_header(header: Mapping[str, object]) -> None:
 # Verifying
 
 
-def fits(key: object, algorithm: str) -> bool:
-    """Tell whether this public key is of the type, curve and size that the algorithm needs."""
-    if algorithm[:2] in ("RS", "PS"):
-        return isinstance(key, RSAPublicKey) and key.key_size >= RSA_BITS
-    if algorithm in _CURVES:
-        return isinstance(key, EllipticCurvePublicKey) and key.curve.name == _CURVES[algorithm]
-    return algorithm == "EdDSA" and isinstance(key, Ed25519PublicKey)
-
-
 def verify(unverified: Unverified, key: object, config: IssuerConfig, wall: float) -> float:
     """Check signature, audience and times of a token of this issuer; wall: s since the epoch.
 
     Returns the instant (s since the epoch, leeway included) at which it expires. Raises InvalidToken.
     """
+    from gateway.pipeline.token_keys import fits, is_signed  # loaded with the first issuer
+
     algorithm = unverified.algorithm
     if algorithm not in config.algorithms or not fits(key, algorithm):
         raise InvalidToken("the token's algorithm is not one that its issuer may use")
-    try:
-        _JWS.decode(unverified.token, cast(RSAPublicKey, key), algorithms=[algorithm])
-    except (jwt.PyJWTError, ValueError, TypeError):
-        raise InvalidToken("the token's signature is wrong") from None
+    if not is_signed(unverified.token, key, algorithm):
+        raise InvalidToken("the token's signature is wrong")
     if unverified.issuer != config.issuer:
         raise InvalidToken("the token is not of an issuer that is known here", "unknown_issuer")
     if config.audiences and not _audiences(unverified.claims) & set(config.audiences):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import web
@@ -64,7 +65,6 @@ from gateway.server.listener import Listener
 from gateway.server.timers import SweptTimers
 from gateway.server.tls import TlsUnusable
 from gateway.stores.memory import MemoryCounters
-from gateway.stores.quota_file import FileLedger
 from gateway.stores.quota_reports import QuotaReports
 from gateway.stores.redis import Address as RedisAddress
 from gateway.stores.redis import RedisClient
@@ -78,6 +78,9 @@ from gateway.upstream.issuers import Issuers
 from gateway.upstream.samples import Samples
 from gateway.upstream.signatures import ModelSignatures
 from gateway.upstream.upstream import HttpUpstream
+
+if TYPE_CHECKING:
+    from gateway.stores.quota_file import FileLedger
 
 log = logging.getLogger("headgate")
 
@@ -295,6 +298,8 @@ class Worker:
         if redis is not None:
             ledger = RedisLedger(redis)
         elif schema.stores.quotas != "memory":
+            from gateway.stores.quota_file import FileLedger  # SQLite is loaded where there are quotas
+
             ledger = file = FileLedger(self._folder / schema.stores.quotas, loop)
             self._stack.push_async_callback(file.close)
         self.quotas = Quotas(ledger, self._clock.wall)

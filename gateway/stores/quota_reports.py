@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.governance.allowance import IDLE
 from gateway.pipeline.promise import Promise
 from gateway.pipeline.quotas import Quotas
-from gateway.stores.quota_file import FileLedger
+
+if TYPE_CHECKING:
+    from gateway.stores.quota_file import FileLedger
 
 PERIOD: Final = 0.5  # s
 FORGET: Final = 3600.0  # s between two times that what counts no more is dropped from a file

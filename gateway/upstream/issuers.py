@@ -20,22 +20,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, get_args
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import aiohttp
-import jwt
 import orjson
-from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from gateway.config.schema import Algorithm, IssuerConfig
+from gateway.config.schema import IssuerConfig
 from gateway.config.units import Duration
 from gateway.pipeline.ports import KeySource, StoreUnavailable
 from gateway.pipeline.promise import Eventual, Promise
-from gateway.pipeline.tokens import fits
+
+if TYPE_CHECKING:
+    from gateway.pipeline.token_keys import Key
 
 REFRESH: Final = 600.0  # s
 COOL_DOWN: Final = 10.0  # s between fetches for keys that the last set hadn't
@@ -43,13 +42,7 @@ RETRY: Final = 1.0  # s between fetches while there is no key at all
 TIMEOUT: Final = 5.0  # s
 LIMIT: Final = 256 * 1024  # bytes of a key set
 MOST_KEYS: Final = 100
-ALGORITHMS: Final[tuple[str, ...]] = get_args(Algorithm)
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
-_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
-    "RSA": ("n", "e"),
-    "EC": ("crv", "x", "y"),
-    "OKP": ("crv", "x"),
-}
 
 log = logging.getLogger("headgate.issuers")
 
@@ -61,17 +54,10 @@ class UnusableKeySet(Exception):
     """What was fetched is no key set, or holds no key that tokens could be signed with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One public key. algorithm: the only one it is for, where its issuer says so."""
-
-    kid: str | None
-    algorithm: str | None
-    public: object
-
-
 def read_key_set(body: bytes) -> tuple[Key, ...]:
     """Return the usable keys of a JWKS document, in its order; raises UnusableKeySet when there is none."""
+    from gateway.pipeline.token_keys import read_key  # loaded with the first issuer
+
     try:
         document: object = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -79,37 +65,11 @@ def read_key_set(body: bytes) -> tuple[Key, ...]:
     listed = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(listed, list):
         raise UnusableKeySet("it has no list of keys")
-    found = [_read_key(jwk) for jwk in listed[:MOST_KEYS] if isinstance(jwk, dict)]
+    found = [read_key(jwk) for jwk in listed[:MOST_KEYS] if isinstance(jwk, dict)]
     keys = tuple(key for key in found if key is not None)
     if not keys:
         raise UnusableKeySet("none of its keys can be used")
     return keys
-
-
-def _read_key(jwk: Mapping[str, object]) -> Key | None:
-    """Read one JWK; None where it is for something else, private, symmetric, weak or broken."""
-    kid, algorithm, kind, operations = jwk.get("kid"), jwk.get("alg"), jwk.get("kty"), jwk.get("key_ops")
-    if jwk.get("use", "sig") != "sig" or (isinstance(operations, list) and "verify" not in operations):
-        return None
-    if not isinstance(kid, str | None) or not isinstance(algorithm, str | None) or "d" in jwk:
-        return None
-    if not isinstance(kind, str) or kind not in _MEMBERS:
-        return None
-    if not all(isinstance(jwk.get(member), str) for member in _MEMBERS[kind]):
-        return None
-    try:
-        public = _public(kind, dict(jwk))
-    except (jwt.PyJWTError, ValueError):
-        return None
-    if not any(fits(public, name) for name in ALGORITHMS):
-        return None
-    return Key(kid, "EdDSA" if algorithm == "Ed25519" else algorithm, public)  # RFC 9864 has the new name
-
-
-def _public(kind: str, jwk: dict[str, object]) -> object:
-    if kind == "RSA":
-        return RSAAlgorithm.from_jwk(jwk)
-    return ECAlgorithm.from_jwk(jwk) if kind == "EC" else OKPAlgorithm.from_jwk(jwk)
 
 
 # The key source
@@ -183,11 +143,7 @@ class Jwks:
 
     def _find(self, kid: str | None, algorithm: str) -> object | None:
         """Look among the keys at hand. Without a kid only a key that is the only fitting one is meant."""
-        fitting = [
-            key.public
-            for key in self._keys
-            if kid in (None, key.kid) and key.algorithm in (None, algorithm) and fits(key.public, algorithm)
-        ]
+        fitting = [key.public for key in self._keys if kid in (None, key.kid) and key.is_for(algorithm)]
         return fitting[0] if fitting and (kid is not None or len(fitting) == 1) else None
 
     def _has(self, kid: str | None) -> bool:

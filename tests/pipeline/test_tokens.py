@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.schema import Algorithm, Claims, IssuerConfig
-from gateway.pipeline.tokens import InvalidToken, fits, read, verify, whose
+from gateway.pipeline.token_keys import fits
+from gateway.pipeline.tokens import InvalidToken, read, verify, whose
 from tests.fakes.issuer import AUDIENCE, ISSUER, part, private_key, sign
 
 CORP = IssuerConfig(name="corp", issuer=ISSUER, audiences=(AUDIENCE,), jwks="keys.json")
