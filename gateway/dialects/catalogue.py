@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.dialects.kserve_v1 import KServeV1
 from gateway.dialects.kserve_v2 import KServeV2
-from gateway.dialects.kserve_v2_grpc import TORCHSERVE_SERVICE, KServeV2Grpc
+from gateway.dialects.kserve_v2_grpc import KServeV2Grpc
 from gateway.dialects.multi_model_server import MultiModelServer
 from gateway.dialects.paddle_pipeline import PaddlePipeline
 from gateway.dialects.paddle_pipeline_grpc import PaddlePipelineGrpc
@@ -16,12 +16,13 @@ from gateway.dialects.protocol import Dialect, Operation, Target
 from gateway.dialects.tensorflow_serving import TensorFlowServing
 from gateway.dialects.tensorflow_serving_grpc import TensorFlowServingGrpc
 from gateway.dialects.torchserve import TorchServe
+from gateway.dialects.torchserve_grpc import TorchServeGrpc
 
 TENSORFLOW_SERVING: Final = TensorFlowServing()
 KSERVE_V1: Final = KServeV1()
 KSERVE_V2: Final = KServeV2()
 KSERVE_V2_GRPC: Final = KServeV2Grpc()
-TORCHSERVE_GRPC: Final = KServeV2Grpc("torchserve-grpc", TORCHSERVE_SERVICE)
+TORCHSERVE_GRPC: Final = TorchServeGrpc()
 TENSORFLOW_SERVING_GRPC: Final = TensorFlowServingGrpc()
 TORCHSERVE: Final = TorchServe()
 MULTI_MODEL_SERVER: Final = MultiModelServer()

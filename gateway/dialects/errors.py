@@ -121,7 +121,8 @@ _BY_WORDS: Final = (
             r"keyerror : '?(instances|inputs)|cannot reshape array|could not convert string|"
             r"unexpected shape for input|unexpected total byte size|unexpected number of elements|"
             r"got invalid dimensions for input|invalid rank for input|unexpected input data type|"
-            r"invalid feed input name",
+            r"invalid feed input name|"
+            r"prediction failed\s+org\.pytorch\.serve",  # TorchServe over gRPC: a handler's exception
             re.IGNORECASE,
         ),
         ErrorKind.INVALID,
@@ -132,7 +133,11 @@ _BY_WORDS: Final = (
     ),
     (re.compile(r"not ready|no available versions|unloaded", re.IGNORECASE), ErrorKind.UNAVAILABLE),
     (
-        re.compile(r"unknown model|servable not found|unrecognized servable version label", re.IGNORECASE),
+        re.compile(
+            r"unknown model|servable not found|unrecognized servable version label|"
+            r"model(version)?notfoundexception",  # TorchServe over gRPC
+            re.IGNORECASE,
+        ),
         ErrorKind.NOT_FOUND,
     ),
 )

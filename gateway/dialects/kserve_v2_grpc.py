@@ -1,4 +1,4 @@
-"""KServe V2 (Open Inference Protocol) over gRPC, and TorchServe's copy of it under another package name.
+"""KServe V2 (Open Inference Protocol) over gRPC.
 
 Source: kserve/open-inference-protocol, `specification/protocol/open_inference_grpc.proto`; Triton's
 `grpc_service.proto`, which has the same messages. Field numbers stand beside what reads them.
@@ -12,7 +12,7 @@ typed or raw; we write raw contents, and a client gets them whichever it sent, a
 (kserve_v2_messages.py).
 
 Signature names have no field; the parameter `signature_name` carries them, as in V2's JSON.
-TorchServe answers the same messages as `org.pytorch.serve.grpc.openinference.GRPCInferenceService`.
+TorchServe's copy of it: torchserve_grpc.py.
 ModelStreamInfer is carried untouched by an endpoint that matches the call (`match: {grpc: …}`); a model's
 endpoint refuses it.
 """
@@ -41,7 +41,6 @@ from gateway.dialects.tensors import NOTHING, InferRequest, InferResponse
 from gateway.http.message import Headers
 
 SERVICE: Final = "inference.GRPCInferenceService"
-TORCHSERVE_SERVICE: Final = "org.pytorch.serve.grpc.openinference.GRPCInferenceService"
 
 _METHODS: Final = {
     b"ModelInfer": Operation.INFER,
@@ -56,7 +55,7 @@ _OF_MODELS: Final = (Operation.INFER, Operation.METADATA, Operation.READY)
 
 
 class KServeV2Grpc(OverGrpc):
-    """The dialect `kserve-v2-grpc`, and by another service's name `torchserve-grpc`."""
+    """The dialect `kserve-v2-grpc`."""
 
     __slots__ = ("_name", "_paths", "_service", "_words")
 
@@ -104,6 +103,10 @@ class KServeV2Grpc(OverGrpc):
     def path_for(self, target: Target, model: str, version: str | None) -> bytes:
         """The same method: a call's path names no model."""
         return self._paths[target.operation]
+
+    def path_of(self, operation: Operation) -> bytes:
+        """The path of a method."""
+        return self._paths[operation]
 
     def renamed(
         self, target: Target, headers: Headers, body: bytes, model: str, version: str | None

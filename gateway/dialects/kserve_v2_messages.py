@@ -220,6 +220,32 @@ def _info(tensor: Tensor) -> bytes:
     return head + write_params(4, tensor.params)
 
 
+def has_typed(tensor: Tensor) -> bool:
+    """Whether the protocol has typed contents for it."""
+    return tensor.dtype in _CONTENTS
+
+
+def write_typed(tag: int, tensors: Sequence[Tensor]) -> bytes:
+    """Write tensors with typed contents; raises InvalidPrediction (wrong_dtype) for FP16."""
+    return b"".join(
+        [wire.block(tag, _info(tensor) + wire.block(5, _write_contents(tensor))) for tensor in tensors]
+    )
+
+
+def _write_contents(tensor: Tensor) -> bytes:
+    tag = _CONTENTS.get(tensor.dtype)
+    if tag is None:
+        raise InvalidPrediction(
+            WRONG_DTYPE, f"{tensor.name!r} is {tensor.dtype}, which has no typed contents"
+        )
+    if isinstance(tensor.data, list):
+        return b"".join([wire.block(tag, element) for element in tensor.data])
+    if tensor.data.dtype.kind == "f":
+        content = to_binary(tensor)
+        return wire.block(tag, content) if content else b""
+    return wire.packed(tag, tensor.data.reshape(-1).tolist())
+
+
 def write_raw(tag: int, tensors: Sequence[Tensor]) -> bytes:
     """Write their elements, a field for each."""
     return b"".join([wire.block(tag, to_binary(tensor)) for tensor in tensors])

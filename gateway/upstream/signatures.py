@@ -77,7 +77,7 @@ class ModelSignatures:
             old = now - known.fetched > REFRESH
             if old and known.fetching is None and now - known.tried > PAUSE:
                 self._fetch(known, pool, model, version)
-            return known.metadata.signature
+            return _told(known.metadata)
         if known.fetching is None and now - known.tried <= PAUSE:
             return None
         return known.fetching or self._fetch(known, pool, model, version)
@@ -116,7 +116,7 @@ class ModelSignatures:
         finally:
             known.tried = self._now()
             known.fetching = None
-            promise.resolve(None if known.metadata is None else known.metadata.signature)
+            promise.resolve(_told(known.metadata))
 
     def _order(self, pool: Pool) -> list[Instance]:
         now = self._now()
@@ -169,6 +169,13 @@ class ModelSignatures:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._grpc is not None:
             self._grpc.close()
+
+
+def _told(metadata: Metadata | None) -> Signature | None:
+    """The signature, None where a server names the model but none of its tensors (TorchServe, MLServer)."""
+    if metadata is None or not (metadata.signature.inputs or metadata.signature.outputs):
+        return None
+    return metadata.signature
 
 
 def _asked(pool: Pool, model: str) -> tuple[Pool, str]:

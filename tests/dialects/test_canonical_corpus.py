@@ -24,7 +24,7 @@ from tests.dialects.models import a_request
 
 QUESTIONS = 1000
 CARELESS = 4  # spellings at random of each
-CANT_SAY_ALL: dict[str, int] = {}
+CANT_SAY_ALL = {"torchserve-grpc": 800}  # halves
 """Dialects that have no words for some of these questions, and how many they say at least."""
 
 FLOATS = (0.0, 1.0, -1.0, 0.5, 0.1, 100.0, 1e-3, -2.25, 3.0, 1e10, 7.0)

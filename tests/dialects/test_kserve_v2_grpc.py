@@ -9,7 +9,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from gateway.dialects import wire
-from gateway.dialects.catalogue import BY_NAME, KSERVE_V2_GRPC, TORCHSERVE_GRPC
+from gateway.dialects.catalogue import KSERVE_V2_GRPC
 from gateway.dialects.errors import ErrorKind, InvalidPrediction
 from gateway.dialects.protocol import Operation, Target, VersionState
 from gateway.dialects.tensors import InferRequest
@@ -159,10 +159,3 @@ def test_a_status_means_what_its_words_say(status: int, message: bytes, kind: Er
     headers = [(b"grpc-status", b"%d" % status), (b"grpc-message", message)]
     assert not KSERVE_V2_GRPC.succeeded(200, headers, b"")
     assert KSERVE_V2_GRPC.read_error(200, headers, b"").kind is kind
-
-
-def test_torchserve_s_copy_has_the_same_messages_at_another_path() -> None:
-    call = TORCHSERVE_GRPC.write_request(a_request(a_tensor("x", "FP32", [1])), "m", None)
-    assert call.path == b"/org.pytorch.serve.grpc.openinference.GRPCInferenceService/ModelInfer"
-    assert BY_NAME["torchserve-grpc"].recognise(b"POST", call.path) is not None
-    assert KSERVE_V2_GRPC.recognise(b"POST", call.path) is None

@@ -26,6 +26,7 @@ import pytest
 import requests
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from tests.integration.test_grpc import off
@@ -140,6 +141,24 @@ def torchserve(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
     return said["y"], said["n"]
 
 
+def torchserve_grpc(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
+    """Its own service and messages, which are V2's (tritonclient's are used), with typed contents."""
+    asked = service_pb2.ModelInferRequest(model_name="double")
+    tensor = asked.inputs.add(name="x", datatype="FP32", shape=[len(rows), len(rows[0])])
+    tensor.contents.fp32_contents.extend(value for row in rows for value in row)
+    path = "/org.pytorch.serve.grpc.openinference.GRPCInferenceService/ModelInfer"
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary(path, response_deserializer=service_pb2.ModelInferResponse.FromString)
+        try:
+            answer = call(asked.SerializeToString(), timeout=30)
+        except grpc.RpcError as failed:
+            if failed.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            raise Refused(failed.details()) from failed
+    y, n = answer.outputs
+    return np.reshape(y.contents.fp32_contents, y.shape).tolist(), list(n.contents.int64_contents)
+
+
 def mms(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
     said = posted(port, "/models/double/invoke", {"instances": rows})
     return said["y"], said["n"]
@@ -166,6 +185,7 @@ CLIENTS: dict[str, Asked] = {
     "V2, binary": v2_binary,
     "V2, gRPC": v2_grpc,
     "TorchServe": torchserve,
+    "TorchServe, gRPC": torchserve_grpc,
     "MMS": mms,
     "SageMaker": sagemaker,
     "Paddle pipeline": paddle,
@@ -173,6 +193,7 @@ CLIENTS: dict[str, Asked] = {
 # What passes untouched fails as the server itself says it: 500, 503, or 200 with an `err_no`.
 UNTOUCHED = {
     "torchserve": {"TorchServe"},
+    "torchserve-grpc": {"TorchServe, gRPC"},
     "multi-model-server": {"TorchServe", "MMS", "SageMaker"},
     "kserve-v1": {"TF Serving, rows"},
     "kserve-v2": {"V2, JSON", "V2, binary"},

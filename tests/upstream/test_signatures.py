@@ -139,3 +139,14 @@ async def test_closing_tells_those_who_wait(learning: Learning) -> None:
     await learning.known.close()
     assert answer.done
     hang.set()
+
+
+async def test_a_server_that_names_no_tensors_tells_no_signature(learning: Learning) -> None:
+    async def bare(request: web.Request) -> web.Response:
+        return web.json_response({"name": "m", "versions": ["1.0"], "inputs": [], "outputs": []})
+
+    learning.behind.handler = bare
+    assert await learning.learn() is None
+    learning.clock.advance(5.0)
+    assert await learning.learn() is None  # kept: it is not asked again each time
+    assert len(learning.behind.requests) == 1

@@ -295,12 +295,24 @@ def kserve(folder: Path) -> Iterator[Server]:
 
 HANDLE = """
 import json
+def v2(body):
+    (x,) = body["inputs"]
+    y, n = double(np.array(x["data"], np.float32).reshape(x["shape"]))
+    outputs = [
+        {"name": "y", "datatype": "FP32", "shape": list(y.shape), "data": y.ravel().tolist()},
+        {"name": "n", "datatype": "INT64", "shape": list(n.shape), "data": n.tolist()},
+    ]
+    return {"id": body["id"], "model_name": "double", "model_version": "1.0", "outputs": outputs}
+
 def answer(data):
     out = []
     for one in data:
         body = one.get("data") if one.get("data") is not None else one.get("body")
         if isinstance(body, (bytes, bytearray)):
             body = json.loads(body.decode())
+        if "inputs" in body:
+            out.append(v2(body))
+            continue
         y, n = double(body["instances"])
         out.append({"y": y.tolist(), "n": n.tolist()})
     return out
@@ -334,6 +346,7 @@ def torchserve(folder: Path) -> Iterator[Server]:
         "LOG_LOCATION": str(folder / "logs"),
         "METRICS_LOCATION": str(folder / "logs"),
         "TEMP": str(folder / "tmp"),
+        "TS_OPEN_INFERENCE_PROTOCOL": "oip",
     }
     archive = [
         "--model-name",
@@ -364,10 +377,10 @@ def torchserve(folder: Path) -> Iterator[Server]:
     ]
     ready = f"http://127.0.0.1:{management}/models/double"
     with _running(folder, command, env, lambda: answers(ready, lambda body: READY in body)) as process:
-        settings = {"torchserve": f', signature: "{SIGNATURE}", health: {{port: {management}}}'}
-        yield Server(
-            "TorchServe", version_of("torchserve", "torchserve"), process, {"torchserve": http}, settings
-        )
+        told = f', signature: "{SIGNATURE}"'
+        settings = {"torchserve": f"{told}, health: {{port: {management}}}", "torchserve-grpc": told}
+        pools = {"torchserve": http, "torchserve-grpc": grpc}
+        yield Server("TorchServe", version_of("torchserve", "torchserve"), process, pools, settings)
 
 
 @contextmanager
