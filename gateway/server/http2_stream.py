@@ -13,7 +13,7 @@ to stop.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.http.grpc import Status, as_grpc, is_grpc, status_of_refusal, trailers_only
 from gateway.http.h2_connect import agrees, write_tunnel_response
@@ -24,8 +24,11 @@ from gateway.http.message import Headers, Request, Response
 from gateway.http.trailers import announced
 from gateway.pipeline.errors import GatewayError
 from gateway.pipeline.ports import Receiver
+from gateway.server.nobody import Nobody
 from gateway.server.problem import problem
 from gateway.server.settings import ServerSettings
+
+_NOBODY: Final = Nobody()
 
 
 class Streams(Protocol):
@@ -82,33 +85,6 @@ class Streams(Protocol):
         ...
 
 
-class _Nobody:
-    """The receiver of a request that is over, or was refused before it had one."""
-
-    __slots__ = ()
-
-    def start(self) -> None:
-        pass
-
-    def on_body(self, data: bytes, last: bool) -> None:
-        pass
-
-    def on_body_error(self, error: GatewayError) -> None:
-        pass
-
-    def on_writable(self, ready: bool) -> None:
-        pass
-
-    def on_client_gone(self) -> None:
-        pass
-
-    def crash(self, bug: Exception) -> None:
-        pass
-
-
-NOBODY = _Nobody()
-
-
 class Http2Stream(Flow):
     """State of one request.
 
@@ -144,7 +120,7 @@ class Http2Stream(Flow):
         self._streams = streams
         self.id = id
         self.request = request
-        self.receiver: Receiver = NOBODY
+        self.receiver: Receiver = _NOBODY
         self.started = False  # the exchange has begun: body bytes before that are kept
         self.is_connect = request.upgrade != b""
         self.in_ended = request.body is not None and not self.is_connect
@@ -346,7 +322,7 @@ class Http2Stream(Flow):
 
     def detach(self) -> Receiver:
         """Nothing more is said by or to the receiver, which is returned (see server/stream.py)."""
-        receiver, self.receiver = self.receiver, NOBODY
+        receiver, self.receiver = self.receiver, _NOBODY
         self.done = True
         return receiver
 

@@ -22,7 +22,9 @@ from gateway.http.serialize import (
 from gateway.pipeline.errors import GatewayError
 from gateway.pipeline.ports import Receiver
 from gateway.server.body import Body, body_of, tunnel_body
+from gateway.server.nobody import Nobody
 
+_NOBODY: Final = Nobody()
 _COPY_BELOW: Final = (
     16 * 1024
 )  # a chunk up to this size is copied into one piece, a larger one is written as three
@@ -74,33 +76,6 @@ class Line(Protocol):
     def break_off(self) -> None:
         """Break the connection now."""
         ...
-
-
-class _Nobody:
-    """The receiver of a request that is over."""
-
-    __slots__ = ()
-
-    def start(self) -> None:
-        pass
-
-    def on_body(self, data: bytes, last: bool) -> None:
-        pass
-
-    def on_body_error(self, error: GatewayError) -> None:
-        pass
-
-    def on_writable(self, ready: bool) -> None:
-        pass
-
-    def on_client_gone(self) -> None:
-        pass
-
-    def crash(self, bug: Exception) -> None:
-        pass
-
-
-_NOBODY: Final = _Nobody()
 
 
 class Stream:
