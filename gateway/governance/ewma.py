@@ -29,17 +29,16 @@ LEAST: Final = 0.08
 class Ewma:
     """Seconds of latency. tau: time constant of a quiet instance; penalty: what a failure counts as at least.
 
-    Both in seconds. `value` is 0.0 while nothing is known.
+    Both in seconds. `value` is 0.0 while nothing is known; it was heard of last at `heard_at`.
     """
 
-    __slots__ = ("_heard_at", "_pause", "_relaxed_at", "drift", "penalty", "tau", "value")
+    __slots__ = ("_pause", "_relaxed_at", "heard_at", "penalty", "tau", "value")
 
-    def __init__(self, tau: float = 3.0, penalty: float = 0.5, drift: float = 2.5) -> None:
+    def __init__(self, tau: float = 3.0, penalty: float = 0.5) -> None:
         self.tau = tau
         self.penalty = penalty
-        self.drift = drift
         self.value = 0.0
-        self._heard_at = 0.0
+        self.heard_at = 0.0
         self._pause = -tau * log(1.0 - LEAST)  # s after which a sample counts for more than the least
         self._relaxed_at = 0.0
 
@@ -52,23 +51,26 @@ class Ewma:
             self.value = latency
         else:
             weight = LEAST
-            elapsed = now - self._heard_at
+            elapsed = now - self.heard_at
             if elapsed > self._pause:
                 weight = 1.0 - exp(-elapsed / self.tau)
             self.value = value * (latency / value) ** weight
-        self._heard_at = now
+        self.heard_at = now
 
     def record_error(self, latency: float, now: float) -> None:
         """Learn from one failure: at least `penalty` seconds, and at once, not averaged away."""
         self.value = max(self.value, latency, self.penalty)
-        self._heard_at = now
+        self.heard_at = now
 
-    def relax(self, towards: float, now: float) -> None:
-        """Drift towards `towards` (the others' typical value) for the time nothing was heard."""
-        since = max(self._heard_at, self._relaxed_at)
+    def relax(self, towards: float, now: float, drift: float = 2.5) -> None:
+        """Drift towards `towards` (the others' typical value) for the time nothing was heard.
+
+        drift: s in which all but 1/e of the distance is gone.
+        """
+        since = max(self.heard_at, self._relaxed_at)
         self._relaxed_at = now
         if self.value and now > since:
-            self.value *= (towards / self.value) ** (1.0 - exp(-(now - since) / self.drift))
+            self.value *= (towards / self.value) ** (1.0 - exp(-(now - since) / drift))
 
     def forget(self) -> None:
         """Know nothing again: the instance was restarted, or found well after it had been out."""

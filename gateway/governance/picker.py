@@ -31,7 +31,7 @@ off: nobody usable, nobody picked.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import accumulate
 from math import ceil, inf
@@ -45,6 +45,12 @@ REFRESH: Final = 0.25
 OPTIMISM: Final = 0.8
 """An instance not heard of drifts to this much of the median: a little better than the others, so it is
 tried."""
+DRIFT: Final = 5.0
+"""Times the typical pause between two answers of an instance, in which one not heard of drifts: where calls
+are rare, trying a slow instance again costs a larger share of them."""
+DRIFT_LEAST: Final = 2.5
+DRIFT_MOST: Final = 10.0
+"""Seconds; more would keep one that has recovered waiting."""
 FAR_SLOWER: Final = 4.0
 """Times the median latency, from which on it counts among instances that some requests are warm at."""
 POINTS: Final = 100
@@ -156,6 +162,7 @@ class LeastCost(_Scan[C]):
     __slots__ = (
         "_far",
         "_home",
+        "_in_panic",
         "_likely",
         "_median",
         "_refresh_at",
@@ -184,6 +191,7 @@ class LeastCost(_Scan[C]):
         self._refresh_at = -inf
         self._median = 1.0
         self._reporting = False
+        self._in_panic = False
         self._scale: list[tuple[C, Ewma, float]] = []
         self._likely = self._scale  # those that were usable at the last refresh
 
@@ -191,42 +199,18 @@ class LeastCost(_Scan[C]):
         """Choose the cheapest usable one."""
         if now >= self._refresh_at:
             self._refresh(now)
-        if tried:
-            return self._cheapest(now, tried)
-        if len(self._likely) == 1:  # nobody to compare it with
-            only = self._likely[0][0]
-            return only if only.usable(now) else self._cheapest(now, tried)
-        if self._reporting:
-            return self._pick_reported(now, tried)
-        best: C | None = None
-        least = inf
-        ties = 0
-        median = self._median
-        for member, latency, scale in self._likely:
-            cost = (latency.value or median) * (member.in_flight + 1) * scale
-            if cost < least:
-                best, least, ties = member, cost, 1
-            elif cost == least:
-                ties += 1
-        if ties == 1 and best is not None and best.usable(now):
+        rows = [row for row in self._likely if row[0] not in tried] if tried else self._likely
+        best: C | None
+        if len(rows) == 1:  # nobody to compare it with
+            best = rows[0][0]
+        else:
+            best = self._reported(rows) if self._reporting else self._cheapest(rows)
+        if best is not None and (self._in_panic or best.usable(now)):
             return best
-        return self._cheapest(now, tried)
+        rows = self._eligible_rows(now, tried)
+        return self._reported(rows) if self._reporting else self._cheapest(rows)
 
-    def _pick_reported(self, now: float, tried: Sequence[C]) -> C | None:
-        """The same where some report their load: reading it costs a fourth more at a hundred instances."""
-        best: C | None = None
-        least = inf
-        ties = 0
-        median = self._median
-        for member, latency, scale in self._likely:
-            cost = (latency.value or median) * (member.in_flight + member.elsewhere + 1) * scale
-            if cost < least:
-                best, least, ties = member, cost, 1
-            elif cost == least:
-                ties += 1
-        return best if ties == 1 and best is not None and best.usable(now) else self._cheapest(now, tried)
-
-    def pick_warm(self, warm: Mapping[int, float], worth: float, now: float, tried: Sequence[C]) -> C | None:
+    def pick_warm(self, warm: dict[int, float], worth: float, now: float, tried: Sequence[C]) -> C | None:
         """Choose the cheapest where some have what the request needs (a prefix, a session, an adapter).
 
         warm: how much of it (0..1) by `key` of the instance. worth: how many calls more under way that makes
@@ -236,32 +220,79 @@ class LeastCost(_Scan[C]):
         """
         if now >= self._refresh_at:
             self._refresh(now)
-        return self._cheapest(now, tried, warm, worth)
+        rows = [row for row in self._likely if row[0] not in tried] if tried else self._likely
+        best = self._warmest(rows, warm, worth)
+        if best is not None and (self._in_panic or best.usable(now)):
+            return best
+        return self._warmest(self._eligible_rows(now, tried), warm, worth)
 
-    def _cheapest(
-        self, now: float, tried: Sequence[C], warm: Mapping[int, float] | None = None, worth: float = 0.0
-    ) -> C | None:
-        """The same among those who may be picked; ties go to the one with fewer calls, then to
-        chance."""
-        eligible = set(map(id, self._eligible(now, tried)))
+    # The scan, thrice: a call per instance would cost more than the rest of it
+
+    def _cheapest(self, rows: list[tuple[C, Ewma, float]]) -> C | None:
+        best: C | None = None
+        equals: list[C] = []
+        least = inf
         median = self._median
-        ranked = []
-        for member, latency, scale in self._scale:
-            if id(member) in eligible:
-                seconds = latency.value or median
-                load = member.in_flight + member.elsewhere + 1
-                if warm is not None:
-                    load += worth * (1.0 - warm.get(member.key, 0.0))
-                    if seconds < FAR_SLOWER * median:
-                        seconds = median
-                ranked.append((seconds * load * scale, member.in_flight, member))
-        if not ranked:
-            return None
-        least = min([(cost, in_flight) for cost, in_flight, _ in ranked])
-        equals = [member for cost, in_flight, member in ranked if (cost, in_flight) == least]
-        if len(equals) == 1 or self._rng is None:
-            return equals[0]
-        return equals[int(self._rng() * len(equals))]
+        for member, latency, scale in rows:
+            cost = (latency.value or median) * (member.in_flight + 1) * scale
+            if cost < least:
+                best, least = member, cost
+                if equals:
+                    equals = []
+            elif cost == least:
+                equals.append(member)
+        return self._drawn(best, equals) if equals else best
+
+    def _reported(self, rows: list[tuple[C, Ewma, float]]) -> C | None:
+        """The same where some report their load: reading it costs a fourth more at a hundred instances."""
+        best: C | None = None
+        equals: list[C] = []
+        least = inf
+        median = self._median
+        for member, latency, scale in rows:
+            cost = (latency.value or median) * (member.in_flight + member.elsewhere + 1) * scale
+            if cost < least:
+                best, least = member, cost
+                if equals:
+                    equals = []
+            elif cost == least:
+                equals.append(member)
+        return self._drawn(best, equals) if equals else best
+
+    def _warmest(self, rows: list[tuple[C, Ewma, float]], warm: dict[int, float], worth: float) -> C | None:
+        best: C | None = None
+        equals: list[C] = []
+        least = inf
+        median = self._median
+        far_slower = FAR_SLOWER * median
+        reporting = self._reporting
+        for member, latency, scale in rows:
+            seconds = latency.value
+            if seconds < far_slower:  # also where nothing is known
+                seconds = median
+            share = warm.get(member.key)
+            load = member.in_flight + 1 + (worth if share is None else worth * (1.0 - share))
+            if reporting:
+                load += member.elsewhere
+            cost = seconds * load * scale
+            if cost < least:
+                best, least = member, cost
+                if equals:
+                    equals = []
+            elif cost == least:
+                equals.append(member)
+        return self._drawn(best, equals) if equals else best
+
+    def _drawn(self, first: C | None, others: list[C]) -> C | None:
+        """Draw one of equals: with few exceptions they have the same number of calls."""
+        if self._rng is None:
+            return first
+        drawn = int(self._rng() * (len(others) + 1))
+        return others[drawn - 1] if drawn else first
+
+    def _eligible_rows(self, now: float, tried: Sequence[C]) -> list[tuple[C, Ewma, float]]:
+        eligible = set(map(id, self._eligible(now, tried)))
+        return [row for row in self._scale if id(row[0]) in eligible]
 
     def cost(self, member: C, now: float) -> float:
         """Expected seconds to completion as `pick` sees it, for those who want to know why."""
@@ -282,6 +313,9 @@ class LeastCost(_Scan[C]):
         self._reporting = any(member.elsewhere for member in self._members)
         self._scale = [(m, m.latency, self._factor(m, now) / m.weight) for m in self._members if m.weight > 0]
         self._likely = [row for row in self._scale if row[0].usable(now)]
+        self._in_panic = len(self._likely) < self._panic * len(self._members)
+        if self._in_panic:
+            self._likely = self._scale
 
     def _factor(self, member: C, now: float) -> float:
         """1.0 for an instance in its stride; more for one that has just joined, is doubted, or far away."""
@@ -312,11 +346,14 @@ def subset(members: Sequence[C], most: int, salt: int) -> list[C]:
 
 def _relax(members: Sequence[Candidate], median: float, now: float) -> float:
     """Let who isn't heard of drift towards the others; return their median latency, `median` if unknown."""
-    known = sorted(member.latency.value for member in members if member.latency.value)
-    if known:
-        median = known[(len(known) - 1) // 2]  # the lower one: of two, the better
-        for member in members:
-            member.latency.relax(OPTIMISM * median, now)
+    heard = [member.latency for member in members if member.latency.value]
+    if heard:
+        middle = (len(heard) - 1) // 2  # the lower one: of two, the better
+        median = sorted([latency.value for latency in heard])[middle]
+        pause = sorted([now - latency.heard_at for latency in heard])[middle]
+        drift = min(DRIFT_MOST, max(DRIFT_LEAST, DRIFT * pause))
+        for latency in heard:
+            latency.relax(OPTIMISM * median, now, drift)
     return median
 
 

@@ -25,48 +25,49 @@ ORCA: Final = b"endpoint-load-metrics"
 OURS: Final = b"x-headgate-load"
 MOST: Final = 1_000_000  # calls: more is nonsense
 _LONGEST: Final = 2048  # bytes of a header that is read
-_COUNTS: Final = frozenset(
-    ("running", "num_requests_running", "waiting", "queued", "num_requests_waiting"),
-)
+_RUNNING: Final = frozenset(("running", "num_requests_running"))
+_WAITING: Final = frozenset(("waiting", "queued", "num_requests_waiting"))
 
 
-def read_load(response: Response) -> int:
-    """Return the calls that the instance says it has, running and waiting; -1: it says nothing of them."""
+def read_load(response: Response) -> tuple[int, int] | None:
+    """Return the calls that the instance says are running and waiting; None: it says nothing of either."""
     said = response.header(OURS)
     if said is None:
         said = response.header(ORCA)
         if said is None:
-            return -1
+            return None
     if len(said) > _LONGEST:
-        return -1
+        return None
     form, _, rest = said.partition(b" ")
     if form == b"JSON":
         return _from_json(rest)
     return _from_text(rest if form == b"TEXT" else said)
 
 
-def _from_text(text: bytes) -> int:
+def _from_text(text: bytes) -> tuple[int, int] | None:
     pairs = (part.partition(b"=") for part in text.replace(b":", b"=", text.count(b": ")).split(b","))
     return _sum((name.decode("latin-1"), value) for name, _, value in pairs)
 
 
-def _from_json(text: bytes) -> int:
+def _from_json(text: bytes) -> tuple[int, int] | None:
     try:
         said = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return -1
+        return None
     if not isinstance(said, dict):
-        return -1
+        return None
     named = said.pop("named_metrics", None)
     if isinstance(named, dict):
         said |= named
     return _sum(said.items())
 
 
-def _sum(pairs: Iterable[tuple[str, object]]) -> int:
-    calls = -1
+def _sum(pairs: Iterable[tuple[str, object]]) -> tuple[int, int] | None:
+    running = waiting = 0
+    says_something = False
     for name, value in pairs:
-        if name.strip().removeprefix("named_metrics.").rpartition(":")[2] not in _COUNTS:
+        metric = name.strip().removeprefix("named_metrics.").rpartition(":")[2]
+        if metric not in _RUNNING and metric not in _WAITING:
             continue
         if not isinstance(value, bytes | int | float):
             continue
@@ -75,5 +76,9 @@ def _sum(pairs: Iterable[tuple[str, object]]) -> int:
         except ValueError:
             continue
         if 0.0 <= count <= MOST:
-            calls = max(calls, 0) + int(count)
-    return calls
+            says_something = True
+            if metric in _RUNNING:
+                running += int(count)
+            else:
+                waiting += int(count)
+    return (running, waiting) if says_something else None

@@ -24,6 +24,7 @@ from gateway.governance.ewma import Ewma
 from gateway.governance.hedging import Hedging
 from gateway.governance.laggards import Laggards
 from gateway.governance.picker import ConsistentHash, LeastCost, Picker, RoundRobin, TwoChoices, subset
+from gateway.governance.reported_load import ReportedLoad
 from gateway.governance.retry_budget import RetryBudget
 from gateway.http.grpc import BLAMING, Status, status_of
 from gateway.http.load_report import read_load
@@ -44,9 +45,6 @@ from gateway.pipeline.ports import Clock, Destination, Ids, Timers
 # As in phase.py: a Final costs no look-up.
 SUCCESS: Final = Outcome.SUCCESS
 IGNORED: Final = Outcome.IGNORED
-
-UNUSUAL = 0.05  # weight of one report in an instance's average of them
-HEEDED = 0.1  # how much a call counts that somebody else sent (loadtests/sims/balancing.py)
 
 LONGEST_WAIT = 1.0  # s for a place in a full pool, where neither `queue` nor a target says it
 
@@ -82,9 +80,9 @@ class Instance(Destination):
         "key",
         "last_good",
         "latency",
+        "reports",
         "since",
         "successes",
-        "usually_elsewhere",
         "weight",
         "zone",
     )
@@ -105,7 +103,7 @@ class Instance(Destination):
         self.ejected_until = 0.0
         self.doubted_until = 0.0  # it gets a tenth of its share until then
         self.elsewhere = 0.0  # how many calls dearer it is for what it reported
-        self.usually_elsewhere = 0.0  # calls beyond ours, on the average of its reports
+        self.reports = ReportedLoad()
         self.zone = facts.zone
         self.in_flight = 0
         self.latency = Ewma()
@@ -133,15 +131,6 @@ class Instance(Destination):
     def admit(self, now: float) -> Permit | None:
         """Take the breaker's permit for one attempt."""
         return None if self.breaker is None else self.breaker.admit(now)
-
-    def reported(self, calls: int) -> None:
-        """It says how many calls it has, everybody's. What is unusual of those that aren't ours counts:
-
-        the usual is in its latency already, and what others sent there is half over when we hear of it.
-        """
-        beyond = float(max(0, calls - self.in_flight))
-        self.usually_elsewhere += UNUSUAL * (beyond - self.usually_elsewhere)
-        self.elsewhere = max(-0.5, HEEDED * (beyond - self.usually_elsewhere))
 
     def state(self, now: float) -> str:
         """Say in one word why calls go here or don't."""
@@ -424,9 +413,9 @@ class Pool:
 
     def learn_load(self, instance: Instance, response: Response) -> None:
         """Heed what the instance's answer says of its load, if it says something."""
-        calls = read_load(response)
-        if calls >= 0:
-            instance.reported(calls)
+        said = read_load(response)
+        if said is not None:
+            instance.elsewhere = instance.reports.heard(said[0], said[1], instance.in_flight)
 
     def released(
         self,

@@ -4,6 +4,7 @@ one."""
 import random
 from collections import Counter
 from hashlib import blake2b
+from math import exp
 
 import pytest
 from hypothesis import given
@@ -147,6 +148,48 @@ def test_unknown_instances_count_as_the_median_and_ties_are_broken_by_chance():
     picker = LeastCost(strangers, rng=random.Random(3).random)
     share = Counter(picker.pick(0, 0.0, ()).name for _ in range(400))
     assert min(share[m.name] for m in strangers) > 60
+
+
+@pytest.mark.parametrize(("pause", "drift"), [(0.1, 2.5), (1.0, 5.0), (60.0, 10.0)])
+def test_a_slow_instance_is_tried_again_the_later_the_rarer_calls_are(pause, drift):
+    """pause: s since the others were heard of. drift: s after which 1/e of the distance is left."""
+    slow, *others = members = [Member(str(i), latency=0.01) for i in range(4)]
+    slow.latency.value, slow.latency.heard_at = 1.0, 100.0
+    picker = LeastCost(members)
+    for quarter in range(21):
+        now = 100.0 + quarter / 4
+        for other in others:
+            other.latency.heard_at = now - pause
+        assert picker.pick(0, now, ()) is not slow
+    better = 0.8 * others[0].latency.value
+    assert slow.latency.value == pytest.approx(better * (1.0 / better) ** exp(-5.0 / drift), rel=0.2)
+
+
+@pytest.mark.parametrize("tried", [0, 1])
+def test_in_panic_the_least_cost_of_all_decides_on_the_first_try_too(tried):
+    pool = [Member("well", in_flight=9), *(Member(name, up=False) for name in "abc")]
+    for picker, crushed in ((LeastCost(pool, panic=0.5), False), (LeastCost(pool, panic=0.2), True)):
+        picked = picker.pick(0, 0.0, pool[1 : 1 + tried])
+        assert (picked is pool[0]) is crushed
+
+
+@given(members, st.data())
+def test_a_warm_pick_is_the_cheapest_as_if_cold_ones_had_more_calls(table, data):
+    pool = build(table)
+    warm = {m.key: data.draw(st.sampled_from([0.0, 0.5, 1.0])) for m in pool if data.draw(st.booleans())}
+    tried = tuple(data.draw(st.lists(st.sampled_from(pool), unique_by=id))) if pool else ()
+    picked = LeastCost(pool, panic=0).pick_warm(warm, 4.0, 0.0, tried)
+    possible = [m for m in pool if m.usable(0) and m not in tried]
+    assert (picked in possible) if possible else picked is None
+    known = sorted(m.latency.value for m in pool if m.latency.value)
+    median = known[(len(known) - 1) // 2] if known else 1.0
+
+    def cost(member):
+        seconds = member.latency.value if member.latency.value >= 4.0 * median else median
+        return seconds * (member.in_flight + 1 + 4.0 * (1.0 - warm.get(member.key, 0.0))) / member.weight
+
+    if picked is not None:
+        assert cost(picked) == pytest.approx(min(map(cost, possible)))
 
 
 def test_a_new_instance_warms_up():

@@ -107,7 +107,7 @@ def test_a_report_of_unusual_load_makes_an_instance_dearer():
     for instance in (a, b):
         instance.latency.record(0.01, 0.0)
     pool.learn_load(a, Response(200, [(b"x-headgate-load", b"running=80, waiting=20")], b""))
-    assert a.elsewhere == pytest.approx(9.5)
+    assert a.elsewhere == pytest.approx(0.3 * 0.95 * 100 / 80), "in turns of eighty calls at once"
     assert acquired(pool, asked()) is b
     for _ in range(200):
         pool.learn_load(a, Response(200, [(b"x-headgate-load", b"running=80, waiting=20")], b""))
