@@ -13,8 +13,8 @@ typed or raw; we write raw contents, and a client gets them whichever it sent, a
 
 Signature names have no field; the parameter `signature_name` carries them, as in V2's JSON.
 TorchServe's copy of it: torchserve_grpc.py.
-ModelStreamInfer is carried untouched by an endpoint that matches the call (`match: {grpc: …}`); a model's
-endpoint refuses it.
+ModelStreamInfer is carried untouched by an endpoint that matches the call (`match: {grpc: …}`); elsewhere it
+is taken apart (kserve_v2_stream.py).
 """
 
 from __future__ import annotations
@@ -269,10 +269,6 @@ class KServeV2Grpc(OverGrpc):
                 return Answer(200, *answering(wire.string(1, name) + wire.string(2, version)))
             case Operation.LIVE:
                 return Answer(200, *answering(wire.number(1, 1)))
-            case Operation.STREAM:
-                message = "a model's endpoint takes ModelInfer; a stream needs one that matches the call"
-                headers, body = self.write_error(501, UNSUPPORTED, message)
-                return Answer(501, headers, body)
             case _:
                 return Answer(200, *answering(wire.number(1, int(ready))))
 

@@ -14,7 +14,7 @@ from math import ceil, isfinite
 import orjson
 
 import gateway
-from gateway.dialects.protocol import Target
+from gateway.dialects.protocol import Operation, Target
 from gateway.http.grpc import is_grpc, status_of_refusal, trailers_only
 from gateway.http.message import Headers, Request, Response
 from gateway.http.status import reason
@@ -69,6 +69,11 @@ def without_endpoint(ctx: Context, found: Found) -> Response | Refusal:
     if found.target is not None and found.target.model:
         return Refusal(404, "unknown_model", f"no endpoint serves the model '{found.target.model}'")
     return Refusal(404, "unknown_endpoint", "no endpoint takes this path")
+
+
+def is_stream_of_calls(found: Found) -> bool:
+    """Tell whether a request that goes to no endpoint is a stream of requests that do."""
+    return found.target is not None and found.target.operation is Operation.STREAM
 
 
 def of_server(ctx: Context, target: Target) -> Response:

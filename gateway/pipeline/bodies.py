@@ -4,6 +4,7 @@
                       the chunk filters to the instance, once that asks for it
     the instance's    in one piece with its head; or read whole where somebody needs that; or piece by piece
                       through the chunk filters to the client, held while a filter still has the head
+    a stream's        message by message, each a request of its own (calls.py)
     a tunnel          both ways, as it comes (tunnel.py)
 
 Whoever reads too slowly holds back the other side. This is the exchange's base class; where a body leads to
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from gateway.http.message import Response
 from gateway.pipeline.asker import Asker
+from gateway.pipeline.calls import Calls
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import (
     BodyTooLarge,
@@ -38,6 +40,7 @@ class Bodies(Asker):
     """The bytes of one exchange."""
 
     __slots__ = (
+        "_calls",
         "_client_is_slow",
         "_complete",
         "_down",
@@ -66,6 +69,7 @@ class Bodies(Asker):
         self._kept: Kept | None = None  # of a body, the client's or the instance's
         self._complete = False  # what is kept is the answer's body, to its end
         self._tunnel: Tunnel | None = None
+        self._calls: Calls | None = None  # the body is a stream of requests
         self._client_is_slow = False
         self._instance_is_slow = False
 
@@ -125,6 +129,8 @@ class Bodies(Asker):
             self._tries.write(data, last, trailers(self.ctx) if last else None)
             if self.ctx.pace is not None and not last:
                 self._hold_body(self.ctx.pace)
+        elif self._calls is not None and self.phase is not DONE:
+            self._calls.on_body(data, last)
 
     def on_upstream_ready(self) -> None:
         """The instance takes the body: let the client send it."""
@@ -258,6 +264,8 @@ class Bodies(Asker):
                 self._tries.pause()
             elif self.ctx.pace is None or not self.ctx.pace.holds_answer:
                 self._tries.resume()
+        elif self._calls is not None and self.phase is not DONE:
+            self._calls.on_writable(ready)
 
     def on_upstream_writable(self, ready: bool) -> None:
         """The instance reads too slowly (False), or again (True): so does the client's connection."""

@@ -29,6 +29,7 @@ from gateway.http.hop_by_hop import end_to_end, hops_left
 from gateway.http.message import Request, Response
 from gateway.pipeline import answer
 from gateway.pipeline.bodies import Bodies
+from gateway.pipeline.calls import Calls
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import BodyTooLarge, GatewayError, NoInstance, Outcome, Refusal
 from gateway.pipeline.forward import Forward, forward, goes_whole
@@ -80,6 +81,9 @@ class Exchange(Bodies):
         if found.models is not None:
             self._locate()
             return
+        if found.endpoint is None and answer.is_stream_of_calls(found):
+            self._take_calls()
+            return
         if found.endpoint is None:
             nowhere = answer.without_endpoint(ctx, found)
             if isinstance(nowhere, Refusal):
@@ -90,6 +94,13 @@ class Exchange(Bodies):
         ctx.endpoint = found.endpoint
         ctx.pool = found.endpoint.pool
         self._decide(0)
+
+    def _take_calls(self) -> None:
+        """The body is a stream of requests, each for a model's endpoint: it ends when they have."""
+        self.phase = STREAMING
+        self._calls = calls = Calls(self._gateway, self.ctx, self._down, begin, self._done)
+        self._wait = calls
+        calls.start()
 
     def _locate(self) -> None:
         """Find the endpoint of a call whose message names the model, once that is here."""

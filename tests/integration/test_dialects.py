@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import queue
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +354,48 @@ async def test_examples_are_classified_by_a_server_that_knows_only_tensors(tmp_p
                 return answer
 
         assert (await asyncio.to_thread(call)).hex().startswith(classified)
+
+
+# A stream of predictions
+
+
+def stream_as_triton(port: int, *questions: list[list[float]], model: str = MODEL) -> list[Any]:
+    """What came back for each, in the order in which it came: an answer's y, or an error's text."""
+    came: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        client.start_stream(lambda result, error: came.put(error or result))
+        for index, rows in enumerate(questions):
+            values = np.array(rows, np.float32)
+            tensor = triton.InferInput("x", list(values.shape), "FP32")
+            tensor.set_data_from_numpy(values)
+            client.async_stream_infer(model, [tensor], request_id=str(index))
+        said = [came.get(timeout=10) for _ in questions]
+        client.stop_stream()
+    assert came.empty()
+    return [str(one) if isinstance(one, Exception) else one.as_numpy("y").tolist() for one in said]
+
+
+@pytest.mark.parametrize("speaks", ["kserve-v2", "kserve-v2-grpc", "kserve-v1"])
+async def test_a_stream_is_answered_in_order_whatever_the_server_speaks(
+    tmp_path: Path, doubling: tuple[int, Doubling], speaks: str
+) -> None:
+    async with backend() as server:
+        server.handler = kserve_v1 if speaks == "kserve-v1" else v2_over_http
+        port = doubling[0] if speaks == "kserve-v2-grpc" else server.port
+        async with running(tmp_path, page(port, speaks, "    validate: true\n")) as gateway:
+            questions = [[[float(number), 1.0]] for number in range(40)]
+            questions[7] = [[1.0, 2.0, 3.0]]  # the model takes pairs
+            answers = await asyncio.to_thread(stream_as_triton, port_of(gateway), *questions)
+            wrong = answers.pop(7)
+            assert wrong.startswith("INVALID_ARGUMENT: input 'x' has shape [1, 3]; expected x: FP32[-1,2]"), (
+                wrong
+            )
+            assert answers == [[[2.0 * number, 2.0]] for number in range(40) if number != 7]
+            nobody = await asyncio.to_thread(
+                partial(stream_as_triton, port_of(gateway), [[1.0, 2.0]], model="nothing")
+            )
+            assert nobody == ["NOT_FOUND: no endpoint serves the model 'nothing'"]
+            assert gateway.worker.gateway.pressure.in_flight == 0
 
 
 # What has no place on the other side
