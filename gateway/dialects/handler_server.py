@@ -23,8 +23,6 @@ from typing import Final
 
 from gateway.dialects.errors import (
     MALFORMED_JSON,
-    MALFORMED_REQUEST,
-    SIGNATURE_UNKNOWN,
     UNSUPPORTED,
     BackendError,
     ErrorKind,
@@ -33,7 +31,7 @@ from gateway.dialects.errors import (
 )
 from gateway.dialects.json_text import read_json, write_json
 from gateway.dialects.json_values import read_columns, read_rows, rows_of, write_values
-from gateway.dialects.metadata import Metadata, Signature, explain
+from gateway.dialects.metadata import Metadata, Signature, explain, require_signature, tells_none
 from gateway.dialects.protocol import (
     JSON_TYPE,
     Answer,
@@ -43,6 +41,8 @@ from gateway.dialects.protocol import (
     Target,
     VersionState,
     encode_name,
+    getting,
+    of_version,
     require_infer,
     require_object,
     wanted,
@@ -77,7 +77,7 @@ class HandlerServer(OverHttp):
 
     def health_request(self, model: str) -> Call:
         """A GET of it."""
-        return Call(b"GET", self.health_path(model), [], b"")
+        return getting(self.health_path(model))
 
     # The request
 
@@ -86,8 +86,7 @@ class HandlerServer(OverHttp):
     ) -> InferRequest:
         """Read a client's prediction by the convention above."""
         require_infer(target, headers)
-        if signature is None:
-            raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
+        signature = require_signature(signature)
         try:
             inputs, style = _read_inputs(headers, body, signature)
         except InvalidPrediction as error:
@@ -113,8 +112,7 @@ class HandlerServer(OverHttp):
 
     def read_response(self, headers: Headers, body: bytes, signature: Signature | None) -> InferResponse:
         """Read what a handler returned, by the convention above."""
-        if signature is None:
-            raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
+        signature = require_signature(signature)
         specs = signature.outputs
         value = read_json(body, non_finite=True)
         if type(value) is list:
@@ -167,11 +165,11 @@ class HandlerServer(OverHttp):
 
     def metadata_request(self, model: str, version: str | None) -> Call:
         """Ask for the model's description, which tells nothing of tensors: `signature:` must."""
-        return Call(b"GET", self.health_path(model), [], b"")
+        return getting(self.health_path(model))
 
     def read_metadata(self, body: bytes) -> Metadata:
         """Refuse: there is none."""
-        raise InvalidPrediction(MALFORMED_REQUEST, "this server tells no signature; write it in the policy")
+        raise tells_none()
 
     def write_metadata(
         self, model: str, versions: Sequence[str], signature: Signature, version: str = ""
@@ -183,8 +181,7 @@ class HandlerServer(OverHttp):
 
     def write_status(self, target: Target, states: Sequence[VersionState]) -> Answer:
         """Answer `GET /models/M` with a worker per version that is as ready as the version."""
-        if target.version is not None:
-            states = [each for each in states if each.version == target.version]
+        states = of_version(target, states)
         if not states:
             headers, body = self.write_error(404, "not_found", f"Model not found: {target.model}")
             return Answer(404, headers, body)

@@ -20,14 +20,12 @@ from typing import Final
 
 from gateway.dialects.errors import (
     MALFORMED_REQUEST,
-    SIGNATURE_UNKNOWN,
     UNSUPPORTED,
-    BackendError,
     InvalidPrediction,
 )
 from gateway.dialects.json_text import read_json, write_json
 from gateway.dialects.json_values import read_rows, rows_of, write_values
-from gateway.dialects.metadata import Metadata, Signature, explain
+from gateway.dialects.metadata import Metadata, Signature, explain, require_signature
 from gateway.dialects.open_inference import describe_model, read_model
 from gateway.dialects.protocol import (
     GETS,
@@ -40,11 +38,10 @@ from gateway.dialects.protocol import (
     VersionState,
     decode_name,
     encode_name,
+    getting,
     require_infer,
     require_object,
-    understand,
     wanted,
-    write_error_object,
 )
 from gateway.dialects.tensors import NOTHING, InferRequest, InferResponse
 from gateway.http.message import Headers
@@ -100,7 +97,7 @@ class KServeV1(OverHttp):
 
     def health_request(self, model: str) -> Call:
         """A GET of it."""
-        return Call(b"GET", self.health_path(model), [], b"")
+        return getting(self.health_path(model))
 
     # The request
 
@@ -112,8 +109,7 @@ class KServeV1(OverHttp):
         document = require_object(read_json(body))
         if "instances" not in document:
             raise InvalidPrediction(MALFORMED_REQUEST, "the body needs 'instances'")
-        if signature is None:
-            raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
+        signature = require_signature(signature)
         try:
             inputs = read_rows("instances", document["instances"], signature.inputs)
         except InvalidPrediction as error:
@@ -136,8 +132,7 @@ class KServeV1(OverHttp):
     def read_response(self, headers: Headers, body: bytes, signature: Signature | None) -> InferResponse:
         """Read `predictions`."""
         document = require_object(read_json(body, non_finite=True))
-        if signature is None:
-            raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
+        signature = require_signature(signature)
         if "predictions" not in document:
             raise InvalidPrediction(MALFORMED_REQUEST, "the answer has no 'predictions'")
         outputs = read_rows("predictions", document["predictions"], signature.outputs)
@@ -148,23 +143,11 @@ class KServeV1(OverHttp):
         outputs = wanted(response, request)
         return [JSON_TYPE], write_values({"predictions": rows_of(outputs)}, outputs, non_finite=False)
 
-    # Errors
-
-    def write_error(
-        self, status: int, code: str, message: str, details: dict[str, object] | None = None
-    ) -> tuple[Headers, bytes]:
-        """Write `{"error": message, "code": code}` with the details as further members."""
-        return write_error_object(code, message, details)
-
-    def read_error(self, status: int, headers: Headers, body: bytes) -> BackendError:
-        """Understand `{"error": ...}`: the SDK answers 500 to a body without `instances`."""
-        return understand(status, body)
-
     # About models
 
     def metadata_request(self, model: str, version: str | None) -> Call:
         """Ask under V2's URL: V1 has none for it."""
-        return Call(b"GET", b"/v2/models/" + encode_name(model), [], b"")
+        return getting(b"/v2/models/" + encode_name(model))
 
     def read_metadata(self, body: bytes) -> Metadata:
         """Read V2's description of a model."""

@@ -35,7 +35,6 @@ from gateway.dialects.errors import (
     WRONG_DTYPE,
     WRONG_NAME,
     WRONG_SHAPE,
-    BackendError,
     InvalidPrediction,
 )
 from gateway.dialects.json_text import read_json, write_json
@@ -52,12 +51,12 @@ from gateway.dialects.protocol import (
     VersionState,
     decode_name,
     encode_name,
+    getting,
+    of_version,
     require_infer,
     require_object,
     require_text,
-    understand,
     wanted,
-    write_error_object,
 )
 from gateway.dialects.tensors import (
     BYTES,
@@ -149,7 +148,7 @@ class KServeV2(OverHttp):
 
     def health_request(self, model: str) -> Call:
         """A GET of it."""
-        return Call(b"GET", self.health_path(model), [], b"")
+        return getting(self.health_path(model))
 
     # The request
 
@@ -217,23 +216,11 @@ class KServeV2(OverHttp):
         document["outputs"] = [_write_tensor(tensor) for tensor in outputs]
         return [JSON_TYPE], write_json(document)
 
-    # Errors
-
-    def write_error(
-        self, status: int, code: str, message: str, details: dict[str, object] | None = None
-    ) -> tuple[Headers, bytes]:
-        """Write `{"error": message, "code": code}` with the details as further members."""
-        return write_error_object(code, message, details)
-
-    def read_error(self, status: int, headers: Headers, body: bytes) -> BackendError:
-        """Understand `{"error": ...}`, FastAPI's `{"detail": ...}` or plain text."""
-        return understand(status, body)
-
     # About models and the server
 
     def metadata_request(self, model: str, version: str | None) -> Call:
         """Ask a backend for a model's inputs and outputs."""
-        return Call(b"GET", _model_path(model, version), [], b"")
+        return getting(_model_path(model, version))
 
     def read_metadata(self, body: bytes) -> Metadata:
         """Read inputs, outputs and versions (null and absent mean: not said)."""
@@ -250,8 +237,7 @@ class KServeV2(OverHttp):
 
         200 if the version asked for (or any) is available, 400 as Triton if not, 404 unknown.
         """
-        if target.version is not None:
-            states = [each for each in states if each.version == target.version]
+        states = of_version(target, states)
         if not states:
             headers, body = self.write_error(404, "not_found", f"unknown model {target.model}")
             return Answer(404, headers, body)

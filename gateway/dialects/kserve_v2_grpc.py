@@ -36,7 +36,7 @@ from gateway.dialects.kserve_v2_messages import (
 )
 from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, TensorSpec, as_declared, explain
 from gateway.dialects.over_grpc import OverGrpc, answering, calling
-from gateway.dialects.protocol import Answer, Call, Operation, Target, VersionState, wanted
+from gateway.dialects.protocol import Answer, Call, Operation, Target, VersionState, of_version, wanted
 from gateway.dialects.tensors import NOTHING, InferRequest, InferResponse
 from gateway.http.message import Headers
 
@@ -254,8 +254,7 @@ class KServeV2Grpc(OverGrpc):
 
     def write_status(self, target: Target, states: Sequence[VersionState]) -> Answer:
         """Answer ModelReady: ready if the version asked for (or any) is available; NOT_FOUND if unknown."""
-        if target.version is not None:
-            states = [each for each in states if each.version == target.version]
+        states = of_version(target, states)
         if not states:
             headers, body = self.write_error(404, "unknown_model", f"unknown model {target.model}")
             return Answer(404, headers, body)

@@ -14,6 +14,7 @@ from typing import Final
 
 from gateway.dialects.errors import (
     MALFORMED_REQUEST,
+    SIGNATURE_UNKNOWN,
     UNKNOWN_SIGNATURE,
     WRONG_DTYPE,
     WRONG_NAME,
@@ -80,6 +81,18 @@ class Signature:
             f'Serving signature name: "{name}" not found in signature def; the model has '
             + ", ".join(signature.name for signature in (self, *self.others)),
         )
+
+
+def require_signature(signature: Signature | None) -> Signature:
+    """Return the signature if it is known; raises InvalidPrediction (signature_unknown)."""
+    if signature is None:
+        raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
+    return signature
+
+
+def tells_none() -> InvalidPrediction:
+    """Return the complaint about a server that describes no model."""
+    return InvalidPrediction(MALFORMED_REQUEST, "this server tells no signature; write it in the policy")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Final
 
 from gateway.dialects.errors import MALFORMED_REQUEST, UNSUPPORTED, BackendError, InvalidPrediction
 from gateway.dialects.json_text import read_json, write_json
-from gateway.dialects.metadata import Metadata, Signature, explain
+from gateway.dialects.metadata import Metadata, Signature, explain, tells_none
 from gateway.dialects.paddle_values import error_of, make_tensor, read_values, write_values
 from gateway.dialects.protocol import (
     JSON_TYPE,
@@ -146,7 +146,7 @@ class PaddlePipeline(OverHttp):
 
     def read_metadata(self, body: bytes) -> Metadata:
         """Refuse: there is none."""
-        raise InvalidPrediction(MALFORMED_REQUEST, "this server tells no signature; write it in the policy")
+        raise tells_none()
 
     def write_metadata(
         self, model: str, versions: Sequence[str], signature: Signature, version: str = ""

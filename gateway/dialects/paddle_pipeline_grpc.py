@@ -16,7 +16,7 @@ from typing import Final
 from gateway.dialects import wire
 from gateway.dialects.errors import MALFORMED_REQUEST, UNSUPPORTED, BackendError, InvalidPrediction
 from gateway.dialects.grpc_errors import read_error, succeeded
-from gateway.dialects.metadata import Metadata, Signature, explain
+from gateway.dialects.metadata import Metadata, Signature, explain, tells_none
 from gateway.dialects.over_grpc import OverGrpc, answering, calling
 from gateway.dialects.paddle_values import error_of, make_tensor, read_values, write_values
 from gateway.dialects.protocol import Answer, Call, Operation, Target, VersionState, wanted
@@ -142,7 +142,7 @@ class PaddlePipelineGrpc(OverGrpc):
 
     def read_metadata(self, body: bytes) -> Metadata:
         """Refuse: there is none."""
-        raise InvalidPrediction(MALFORMED_REQUEST, "this server tells no signature; write it in the policy")
+        raise tells_none()
 
     def write_metadata(
         self, model: str, versions: Sequence[str], signature: Signature, version: str = ""

@@ -266,6 +266,16 @@ class OverHttp:
         """Whether the status is 200."""
         return status == 200
 
+    def write_error(
+        self, status: int, code: str, message: str, details: dict[str, object] | None = None
+    ) -> tuple[Headers, bytes]:
+        """Write `{"error": message, "code": code}` with the details as further members."""
+        return [JSON_TYPE], write_json({**(details or {}), "error": message, "code": code})
+
+    def read_error(self, status: int, headers: Headers, body: bytes) -> BackendError:
+        """Understand `{"error": ...}`, FastAPI's `{"detail": ...}` or plain text."""
+        return understand(status, body)
+
     def is_ambiguous(self, status: int) -> bool:
         """500: Triton's parser, the KServe SDK and others say so of a client's mistake."""
         return status == 500
@@ -353,9 +363,14 @@ def wanted(response: InferResponse, request: InferRequest) -> tuple[Tensor, ...]
     return tuple(present[name] for name in request.outputs)
 
 
-def write_error_object(code: str, message: str, details: dict[str, object] | None) -> tuple[Headers, bytes]:
-    """Write `{"error": message, "code": code}` with the details as further members."""
-    return [JSON_TYPE], write_json({**(details or {}), "error": message, "code": code})
+def getting(path: bytes) -> Call:
+    """Return a GET."""
+    return Call(b"GET", path, [], b"")
+
+
+def of_version(target: Target, states: Sequence[VersionState]) -> Sequence[VersionState]:
+    """The states of the version that was asked about; of all where none was named."""
+    return [each for each in states if target.version in (None, each.version)]
 
 
 def understand(status: int, body: bytes) -> BackendError:

@@ -26,13 +26,11 @@ from typing import Final
 from gateway.dialects import tf_example
 from gateway.dialects.errors import (
     MALFORMED_REQUEST,
-    SIGNATURE_UNKNOWN,
-    BackendError,
     InvalidPrediction,
 )
 from gateway.dialects.json_text import read_json, write_json
 from gateway.dialects.json_values import read_columns, read_rows, rows_of, write_values
-from gateway.dialects.metadata import Metadata, Signature, explain
+from gateway.dialects.metadata import Metadata, Signature, explain, require_signature
 from gateway.dialects.protocol import (
     EXAMPLES,
     GETS,
@@ -45,14 +43,14 @@ from gateway.dialects.protocol import (
     VersionState,
     decode_name,
     encode_name,
+    getting,
+    of_version,
     require_infer,
     require_number,
     require_object,
     require_plain,
     require_text,
-    understand,
     wanted,
-    write_error_object,
 )
 from gateway.dialects.signature_def import read_metadata, write_metadata
 from gateway.dialects.tensors import (
@@ -122,7 +120,7 @@ class TensorFlowServing(OverHttp):
 
     def health_request(self, model: str) -> Call:
         """A GET of it."""
-        return Call(b"GET", self.health_path(model), [], b"")
+        return getting(self.health_path(model))
 
     # The request
 
@@ -137,14 +135,16 @@ class TensorFlowServing(OverHttp):
         asked = require_text("'signature_name'", document.get("signature_name", ""))
         if target.operation in EXAMPLES:
             examples = tf_example.read_examples(document)
-            return tf_example.ask(target, asked, examples, _known(signature))
+            return tf_example.ask(target, asked, examples, require_signature(signature))
         by_row = "instances" in document
         if by_row == ("inputs" in document):
             found = "both" if by_row else "neither"
             raise InvalidPrediction(
                 MALFORMED_REQUEST, f"the body needs either 'instances' or 'inputs', and has {found}"
             )
-        signature = _known(signature)  # the last complaint: what is wrong already is the client's to mend
+        signature = require_signature(
+            signature
+        )  # the last complaint: what is wrong already is the client's to mend
         chosen = signature.named(asked)
         try:
             if by_row:
@@ -177,7 +177,7 @@ class TensorFlowServing(OverHttp):
     def read_response(self, headers: Headers, body: bytes, signature: Signature | None) -> InferResponse:
         """Read `predictions` or `outputs`."""
         document = require_object(read_json(body, non_finite=True))
-        specs = _known(signature).outputs
+        specs = require_signature(signature).outputs
         if "predictions" in document:
             outputs = read_rows("predictions", document["predictions"], specs)
         elif "outputs" in document:
@@ -202,23 +202,11 @@ class TensorFlowServing(OverHttp):
             document = {"outputs": outputs[0] if len(outputs) == 1 else {each.name: each for each in outputs}}
         return [JSON_TYPE], write_values(document, outputs)
 
-    # Errors
-
-    def write_error(
-        self, status: int, code: str, message: str, details: dict[str, object] | None = None
-    ) -> tuple[Headers, bytes]:
-        """Write `{"error": message, "code": code}` with the details as further members."""
-        return write_error_object(code, message, details)
-
-    def read_error(self, status: int, headers: Headers, body: bytes) -> BackendError:
-        """Understand `{"error": ...}`, whose status is absl's code mapped to HTTP."""
-        return understand(status, body)
-
     # About models
 
     def metadata_request(self, model: str, version: str | None) -> Call:
         """Ask a backend for a model's signatures."""
-        return Call(b"GET", _model_path(model, version) + b"/metadata", [], b"")
+        return getting(_model_path(model, version) + b"/metadata")
 
     def read_metadata(self, body: bytes) -> Metadata:
         """Read `metadata.signature_def`; the default signature first, unreadable others left out."""
@@ -232,8 +220,7 @@ class TensorFlowServing(OverHttp):
 
     def write_status(self, target: Target, states: Sequence[VersionState]) -> Answer:
         """Answer with the states of the versions; 404 if there are none (of the version asked for)."""
-        if target.version is not None:
-            states = [each for each in states if each.version == target.version]
+        states = of_version(target, states)
         if not states:
             _, body = self.write_error(
                 404, "not_found", f"Could not find any versions of model {target.model}"
@@ -268,12 +255,6 @@ class TensorFlowServing(OverHttp):
         if type(states) is list:
             return any(type(each) is dict and each.get("state") == "AVAILABLE" for each in states)
         return document.get("ready") is True
-
-
-def _known(signature: Signature | None) -> Signature:
-    if signature is None:
-        raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
-    return signature
 
 
 def _model_path(model: str, version: str | None) -> bytes:

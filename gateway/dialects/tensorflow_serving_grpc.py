@@ -24,12 +24,18 @@ from typing import Final
 from gateway.dialects import tf_example, wire
 from gateway.dialects.errors import (
     MALFORMED_REQUEST,
-    SIGNATURE_UNKNOWN,
     UNSUPPORTED,
     WRONG_NAME,
     InvalidPrediction,
 )
-from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, TensorSpec, explain
+from gateway.dialects.metadata import (
+    DEFAULT_SIGNATURE,
+    Metadata,
+    Signature,
+    TensorSpec,
+    explain,
+    require_signature,
+)
 from gateway.dialects.over_grpc import OverGrpc, answering, calling
 from gateway.dialects.protocol import (
     EXAMPLES,
@@ -39,6 +45,7 @@ from gateway.dialects.protocol import (
     Operation,
     Target,
     VersionState,
+    of_version,
     require_number,
     wanted,
 )
@@ -247,8 +254,7 @@ class TensorFlowServingGrpc(OverGrpc):
 
     def write_status(self, target: Target, states: Sequence[VersionState]) -> Answer:
         """Answer GetModelStatus with the states of the versions that are numbers; NOT_FOUND if none is."""
-        if target.version is not None:
-            states = [each for each in states if each.version == target.version]
+        states = of_version(target, states)
         known = [each for each in states if _number(each.version) is not None]
         if not known:
             message = f"Could not find any versions of model {target.model}"
@@ -285,9 +291,7 @@ def _read_examples(target: Target, message: bytes, signature: Signature | None) 
         elif field[0] == 2:
             given += wire.nested(field)
     examples = tf_example.read_input(given)
-    if signature is None:
-        raise InvalidPrediction(SIGNATURE_UNKNOWN, "the model's signature is not known yet")
-    return tf_example.ask(target, spec.signature, examples, signature)
+    return tf_example.ask(target, spec.signature, examples, require_signature(signature))
 
 
 class _Spec:

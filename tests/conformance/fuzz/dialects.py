@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gateway.dialects import wire
+from gateway.dialects import kserve_v2_stream, wire
 from gateway.dialects.catalogue import DIALECTS
 from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.metadata import Signature, TensorSpec
@@ -43,6 +43,7 @@ def _read(dialect: Dialect, data: bytes) -> str:
     for operation in (Operation.CLASSIFY, Operation.REGRESS) if dialect.name in EXAMPLES else ():
         examples = Target(dialect, operation, "m", inside=dialect.is_grpc)
         shown.append(_tried(lambda t=examples: _names(dialect.read_request(t, JSON, body, CLASSES).inputs)))
+    kserve_v2_stream.failed(JSON, data, "error")
     dialect.read_error(500, JSON, body)
     dialect.succeeded(200, JSON, body)
     dialect.read_ready(200, body)
