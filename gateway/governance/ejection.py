@@ -13,12 +13,14 @@ compare it with, so an incident that hits everybody is nobody's fault:
       S = max(0, S + ln(q1 / q0))               after a failure
       S = max(0, S + ln((1 - q1) / (1 - q0)))   after a success
 
-  Two bounds: above ln(5000) the instance is doubted, above ln(5e6) it is out. Doubt is cheap to be wrong
-  about: pickers count a doubted instance as DOUBT_FACTOR times as dear, so what it spoils falls at once and
-  the few calls that it still gets go on telling. It ends when the evidence has halved, or after DOUBT_FOR
-  seconds without a failure that renews it. Simulated (loadtests/sims/ejection.py): a host that fails 5 %
-  of its 5 calls/s among nineteen that fail 0.2 % is doubted after 12 s in the median, where failures in a
-  row never find it; nobody is falsely out in 1,000 healthy host-hours with incidents that hit everybody.
+  Two bounds: above ln(3000) the instance is doubted, above ln(5e7) it is out; both are for 5 calls/s, and
+  higher for more, since every call is a chance to be wrong, and while the others fail as well. Doubt is
+  cheap to be wrong about: pickers count a doubted instance as DOUBT_FACTOR times as dear, so what it spoils
+  falls at once and the few calls that it still gets go on telling. It ends when the evidence has halved, or
+  after DOUBT_FOR seconds without a failure that renews it. Simulated (loadtests/sims/ejection.py): a host
+  that fails 5 % of its 5 calls/s among nineteen that fail 0.2 % is doubted after 13 s in the median, 31 s
+  in nine of ten cases, where failures in a row never find it; nobody is falsely out in 3,000 healthy
+  host-hours with incidents that hit everybody.
 
 Never more than `max_share` of the pool is out at once (one of a pool of two or more always may be), and
 never the last one. An ejection lasts `base`, twice as long with each relapse up to `longest`. A failure
@@ -36,9 +38,12 @@ from typing import Final
 
 RATIOS: Final[tuple[float, ...]] = (3.0, 10.0, 30.0, 100.0)
 """How many times worse than the others: one statistic each."""
-THRESHOLD: Final = log(5e6)
-DOUBT: Final = log(5000.0)
+THRESHOLD: Final = log(5e7)
+DOUBT: Final = log(3000.0)
 """Evidence that makes an instance doubted; half of it lifts the doubt."""
+USUAL: Final = 5.0
+"""Calls/s up to which the bounds hold; n times as many have n times as many chances to be wrong, so both
+bounds grow by ln(n)."""
 DOUBT_FOR = 20.0
 """Seconds that doubt lasts after the failure that raised or renewed it."""
 DOUBT_FACTOR = 10.0
@@ -141,10 +146,10 @@ class Ejector:
         if ok:
             self._succeeded(track, now, 1)
             return None
-        is_outlier = self._is_outlier(track, now, 1 if unreachable else self.consecutive)
-        if is_outlier:
+        q0 = self._failed(track, now)
+        if _is_outlier(track, q0, 1 if unreachable else self.consecutive):
             return self._eject(track, now) if self._has_room(now, size) else None
-        if max(track.statistics) > DOUBT:
+        if max(track.statistics) > _bound(track, DOUBT, q0):
             self._doubt(track, now, size)
         return None
 
@@ -201,23 +206,17 @@ class Ejector:
             track.suspect = False
             track.recent = 0.0
 
-    def _is_outlier(self, track: _Track, now: float, enough: int) -> bool:
+    def _failed(self, track: _Track, now: float) -> float:
         q0 = self._compare(track, now)
         track.compared_at = -inf
         track.suspect = True
         _step(track, [log(min(WORST, ratio * q0) / q0) for ratio in RATIOS])
-        if q0 >= WORST:
-            return False  # the others fail as well: nobody is an outlier
-        if track.on_probation:
-            enough = 1
-        if q0 > ORDINARY:  # so many in a row that it is as improbable as `enough` ordinarily are
-            enough = ceil(enough * log(ORDINARY) / log(q0))
-        return track.in_a_row >= enough or max(track.statistics) > THRESHOLD
+        return q0
 
     def _compare(self, track: _Track, now: float) -> float:
         """Return q0: the others' share of failures, long-term or recent, whichever is worse, and
         tolerance."""
-        calls = failures = recent = 0.0
+        calls = failures = recent = worst = 0.0
         heard = 0
         for other in self._tracks.values():
             if other is track or now < other.out_until:
@@ -227,8 +226,11 @@ class Ejector:
             failures += other.failures * weight
             if now - other.heard_at < HEARD:
                 recent += other.recent
+                worst = max(worst, other.recent)
                 heard += 1
         share = (failures + 0.5) / (calls + 100.0)  # a prior of 0.5 %, worth a hundred calls
+        if heard > 2:  # one that failed just now says nothing of everybody
+            recent, heard = recent - worst, heard - 1
         return min(WORST, TOLERANCE * max(share, recent / heard if heard else 0.0))
 
     # Going out
@@ -275,6 +277,26 @@ def _learn(track: _Track, ok: bool, now: float, calls: int) -> None:
         track.in_a_row += 1
         track.failures += 1.0
         track.recent += RECENT
+
+
+def _is_outlier(track: _Track, q0: float, enough: int) -> bool:
+    if q0 >= WORST:
+        return False  # the others fail as well: nobody is an outlier
+    if track.on_probation:
+        enough = 1
+    return track.in_a_row >= ceil(enough * _harder(q0)) or max(track.statistics) > _bound(
+        track, THRESHOLD, q0
+    )
+
+
+def _harder(q0: float) -> float:
+    """Return how many times as many failures in a row are as improbable as they are ordinarily."""
+    return log(ORDINARY) / log(q0) if q0 > ORDINARY else 1.0
+
+
+def _bound(track: _Track, evidence: float, q0: float) -> float:
+    """Return the evidence that is enough for an instance with so many calls while the others fail so much."""
+    return (evidence + log(max(1.0, track.calls / (USUAL * FORGET)))) * _harder(q0)
 
 
 def _step(track: _Track, steps: list[float]) -> None:

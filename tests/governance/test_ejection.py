@@ -227,6 +227,47 @@ def test_a_host_that_fails_five_percent_is_doubted_within_twenty_seconds_in_the_
     assert sorted([*times, *[999.0] * (15 - len(times))])[7] <= 20
 
 
+def test_n_times_as_many_calls_need_evidence_for_n_times_as_many_chances():
+    """Two failures after fifty seconds of health: a doubt at 5 calls/s, chance at 500."""
+    doubted = {}
+    for rate in (5, 500):
+        ejector = Ejector()
+        for second in range(50):
+            for key in POOL:
+                ejector.passed(key, rate, float(second))
+        fail(ejector, "a", 50, times=2)
+        doubted[rate] = ejector.doubted_until("a") > 50
+    assert doubted == {5: True, 500: False}
+
+
+def test_one_other_that_fails_does_not_hide_that_an_instance_does():
+    """One of twenty fails every twentieth call, beside another one that does or doesn't."""
+    found = []
+    for sick in ({"0"}, {"0", "1"}):
+        ejector = Ejector()
+        for key in map(str, range(20)):
+            ejector.passed(key, 200, 0.0)
+        for turn in range(400):
+            for key in map(str, range(20)):
+                ejector.record(key, key not in sick or turn % 20 != 19, turn / 5, 20)
+            if ejector.doubted_until("0") > 0:
+                break
+        found.append(turn)
+    assert found[1] <= found[0] + 20
+
+
+def test_the_first_moment_of_an_incident_ejects_nobody():
+    """One is asked four times before anybody else is heard of again."""
+    ejector = Ejector(consecutive=20)
+    for second in range(50):
+        for key in POOL:
+            ejector.passed(key, 20, float(second))
+    assert fail(ejector, "a", 50, times=4) is None
+    for key in POOL[1:]:
+        assert fail(ejector, key, 50) is None
+    assert fail(ejector, "a", 50) is None
+
+
 def test_members_that_left_are_forgotten():
     ejector = Ejector(consecutive=1)
     healthy(ejector, 0)
