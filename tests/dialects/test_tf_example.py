@@ -102,6 +102,14 @@ def test_scores_alone_and_classes_alone_are_a_classification() -> None:
         assert json.loads(body)["results"][0] == results
 
 
+def test_of_several_outputs_those_of_tensorflow_s_names_are_taken() -> None:
+    signature = parse_signature(
+        "x: FP32[-1,1] -> logits: FP32[-1,2], scores: FP32[-1,2], y: FP32[-1], outputs: FP32[-1,1]"
+    )
+    assert asked({"examples": [{"x": 1.0}]}, signature).outputs == ("scores",)
+    assert asked({"examples": [{"x": 1.0}]}, signature, "regress").outputs == ("outputs",)
+
+
 def test_a_model_of_serialised_examples_gets_them() -> None:
     (inputs,) = asked({"examples": [{"x": [0.5, -2.0]}]}, ITSELF).inputs
     assert (inputs.name, inputs.dtype, inputs.shape, inputs.data) == ("inputs", "BYTES", (1,), [EXAMPLE])

@@ -258,7 +258,8 @@ def test_a_message_that_can_not_be_read_is_an_error_and_not_the_end() -> None:
 def test_silence_ends_it_unless_a_call_is_under_way() -> None:
     stream = Streamed().begin()
     stream.ask("a")
-    stream.later(40.0)
+    stream.later(301.0)
+    assert not stream.down.ended
     stream.answer(1)
     stream.later(299.0)
     assert not stream.down.ended

@@ -340,3 +340,18 @@ def test_a_graph_is_ready_when_as_many_members_are_as_it_needs(
     for pool in down:
         traffic.kill(pool)
     assert traffic.graph.usable(traffic.clock.now()) is usable
+
+
+# Losses
+
+
+def test_what_a_member_did_not_get_is_said_and_what_the_client_can_not_read_is_refused() -> None:
+    traffic = Graphed("kserve-v1", sequence=["a"])
+    body = orjson.loads(inputs([[1, 2]]))
+    sent = traffic.send(V2, orjson.dumps({**body, "parameters": {"temperature": 0.5}}))
+    traffic.at("a")[0].answer(b'{"predictions":[7]}')
+    assert outputs_of(sent) == {"label": [7]}
+    assert sent.down.field(b"x-headgate-lossy") == b"parameters"
+    sent = traffic.send(V2, orjson.dumps({**body, "outputs": [{"name": "other"}]}))
+    traffic.upstream.calls[-1].answer(b'{"predictions":[7]}')
+    assert (sent.down.status, sent.down.field(b"x-headgate-reason")) == (422, b"wrong_name")
