@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import sys
 import time
@@ -105,6 +106,24 @@ def v2_grpc(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
     return answer.as_numpy("y").tolist(), answer.as_numpy("n").tolist()
 
 
+def v2_stream(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
+    """The second of two predictions on one stream; the first one is right."""
+    came: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        client.start_stream(lambda result, error: came.put(error or result))
+        for each in (ROWS, rows):
+            tensor = triton_grpc.InferInput("x", [len(each), len(each[0])], "FP32")
+            tensor.set_data_from_numpy(np.array(each, np.float32))
+            client.async_stream_infer("double", [tensor], request_id="7")
+        first, answer = came.get(timeout=30), came.get(timeout=30)
+        client.stop_stream()
+    if isinstance(answer, InferenceServerException):
+        told = answer.message()
+        raise Refused(told) if told.startswith("INVALID_ARGUMENT") else AssertionError(told)
+    assert first.as_numpy("y").tolist() == Y
+    return answer.as_numpy("y").tolist(), answer.as_numpy("n").tolist()
+
+
 def _refused(failed: InferenceServerException) -> Exception:
     status = str(failed.status())
     wrong = "INVALID_ARGUMENT" in status or status in ("400", "422")
@@ -184,6 +203,7 @@ CLIENTS: dict[str, Asked] = {
     "V2, JSON": v2_json,
     "V2, binary": v2_binary,
     "V2, gRPC": v2_grpc,
+    "V2, gRPC stream": v2_stream,
     "TorchServe": torchserve,
     "TorchServe, gRPC": torchserve_grpc,
     "MMS": mms,
@@ -197,7 +217,7 @@ UNTOUCHED = {
     "multi-model-server": {"TorchServe", "MMS", "SageMaker"},
     "kserve-v1": {"TF Serving, rows"},
     "kserve-v2": {"V2, JSON", "V2, binary"},
-    "kserve-v2-grpc": {"V2, gRPC"},
+    "kserve-v2-grpc": {"V2, gRPC", "V2, gRPC stream"},
     "paddle-pipeline": {"Paddle pipeline"},
 }
 # KServe V1 knows no columns, and binary tensors only pass where the server reads them.

@@ -27,6 +27,8 @@ Clients nobody here wrote: tritonclient over HTTP and gRPC, TensorFlow Serving's
 - The KServe SDK says nothing but "Internal server error" over gRPC, whatever failed; its endpoint has
   `validate: true`, so that the gateway tells a client's mistake before the server is asked.
 - TorchServe, MMS and PaddleServing tell no signature; their pools write one (`signature:`).
+- TorchServe over gRPC (`torchserve-grpc`) reads typed contents only, and is written those.
+- A stream is taken apart, a prediction at a time, also where the server speaks gRPC itself.
 - TorchServe's `/ping` says Healthy with no worker alive: readiness is asked of its management API.
 - PaddleServing binds every address and runs in a network namespace of its own.
 - Not here: TensorFlow Serving's own server and PaddleServing's C++ server are in no package registry.
