@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gateway.governance.evidence import Comparison, mixed
+from gateway.governance.evidence import STAKES, Comparison, mixed
 from loadtests.sims.release import wealth
 
 
@@ -18,4 +18,4 @@ def test_the_vectorised_wealth_is_that_of_a_comparison():
             comparison.record(candidate=True, share=0.2)
     last = [float(bet[-1]) for bet in wealth(k0, k1, 0.2)]
     assert last == pytest.approx(comparison.wealth)
-    assert mixed(last) == pytest.approx(comparison.value())
+    assert mixed(last, STAKES) == pytest.approx(comparison.value())
