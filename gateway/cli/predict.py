@@ -30,9 +30,8 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     port = os.environ.get("HEADGATE_HTTP_PORT", "8080")
     parser.add_argument("--url", default=f"http://127.0.0.1:{port}", help="default: %(default)s")
     parser.add_argument("--key", default="", help="an API key (default: HEADGATE_KEY)")
-    parser.add_argument(
-        "--dialect", default="kserve-v2", choices=("kserve-v2", "kserve-v2-binary", "tensorflow-serving")
-    )
+    parser.add_argument("--dialect", default="kserve-v2", help="any of docs/client.md; default: %(default)s")
+    parser.add_argument("--signature", default="", help="the model's, for servers that tell none")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--version", default="")
     which.add_argument("--label", default="", help="tensorflow-serving only: V2's URLs have no labels")
@@ -57,10 +56,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         inputs = _read(args.input)
         key = args.key or os.environ.get("HEADGATE_KEY", "")
-        client = Client(args.url, dialect=args.dialect, key=key, timeout=args.timeout)
+        client = Client(
+            args.url, dialect=args.dialect, key=key, timeout=args.timeout, signature=args.signature
+        )
     except OSError as error:
         return fail(f"{args.input}: {error.strerror}", 2)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         return fail(str(error), 2)
     try:
         with client:

@@ -10,6 +10,7 @@ import aiohttp
 from yarl import URL
 
 from gateway.client.asking import Asking, Broken, Pause, Reply, Send, Steps
+from gateway.client.calls import AsyncCalls
 from gateway.client.tensors import Inputs, Prediction
 from gateway.dialects.metadata import Metadata
 
@@ -31,12 +32,14 @@ class AsyncClient:
         bearer: str = "",
         timeout: float = 30.0,
         retries: int = 2,
+        signature: str = "",
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"url must be like http://127.0.0.1:8080, not {url!r}")
         self._base = url.rstrip("/")
-        self._asking = Asking(dialect, key, bearer, timeout, retries)
+        self._asking = Asking(dialect, key, bearer, timeout, retries, signature)
         self._session: aiohttp.ClientSession | None = None
+        self._calls = AsyncCalls(url) if self._asking.dialect.is_grpc else None
 
     async def __aenter__(self) -> Self:
         return self
@@ -48,6 +51,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections that are kept."""
+        if self._calls is not None:
+            await self._calls.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -96,6 +101,8 @@ class AsyncClient:
                 outcome = await self._send(wanted)
 
     async def _send(self, wanted: Send) -> Reply | Broken:
+        if self._calls is not None:
+            return await self._calls.send(wanted)
         if self._session is None:
             self._session = aiohttp.ClientSession()
         call = wanted.call

@@ -17,13 +17,24 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
-from gateway.client.errors import ClientError, Expired, Unreachable, Unreadable, refused
+from gateway.client.errors import ClientError, Expired, Refused, Unreachable, Unreadable, refused
 from gateway.client.tensors import Inputs, Prediction, needs_signature, to_prediction, to_tensors
 from gateway.dialects.binary import JSON_LENGTH, to_binary
-from gateway.dialects.catalogue import BY_NAME, TENSORFLOW_SERVING
-from gateway.dialects.errors import InvalidPrediction
+from gateway.dialects.catalogue import (
+    BY_NAME,
+    KSERVE_V1,
+    KSERVE_V2,
+    KSERVE_V2_GRPC,
+    MULTI_MODEL_SERVER,
+    PADDLE_PIPELINE,
+    PADDLE_PIPELINE_GRPC,
+    PADDLE_SERVING,
+    TENSORFLOW_SERVING,
+    TORCHSERVE,
+)
+from gateway.dialects.errors import SIGNATURE_UNKNOWN, UNSUPPORTED, InvalidPrediction
 from gateway.dialects.json_text import write_json
-from gateway.dialects.metadata import Metadata
+from gateway.dialects.metadata import Metadata, parse_signature
 from gateway.dialects.protocol import Call, Dialect, encode_name
 from gateway.dialects.tensors import NOTHING, InferRequest
 from gateway.http.message import Headers, find
@@ -32,7 +43,13 @@ AGAIN: Final = frozenset((429, 503))
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
 BINARY: Final = "kserve-v2-binary"
-DIALECT_NAMES: Final = ("kserve-v2", "tensorflow-serving", BINARY)
+DIALECT_NAMES: Final = (*BY_NAME, BINARY)
+SILENT: Final = frozenset(
+    each.name
+    for each in (TORCHSERVE, MULTI_MODEL_SERVER, PADDLE_PIPELINE, PADDLE_PIPELINE_GRPC, PADDLE_SERVING)
+)
+"""Dialects without a word about signatures: the gateway tells them in V2's, other servers nowhere."""
+UNVERSIONED: Final = SILENT - {TORCHSERVE.name} | {KSERVE_V1.name}
 
 
 class Reply(NamedTuple):
@@ -72,7 +89,8 @@ class Asking:
     """One client's settings, and the signatures that it has learnt.
 
     timeout: seconds for a whole call, retries and metadata included. retries: further tries per request.
-    key: sent as X-API-Key; bearer: as Authorization.
+    key: sent as X-API-Key; bearer: as Authorization. signature: of the models asked, for servers that tell
+    none (`x: FP32[-1,2] -> y: FP32[-1]`); "" asks the server.
     """
 
     dialect_name: str = "kserve-v2"
@@ -80,13 +98,19 @@ class Asking:
     bearer: str = field(default="", repr=False)
     timeout: float = 30.0
     retries: int = 2
+    signature: str = ""
     known: dict[tuple[str, str], Metadata] = field(default_factory=dict)
     dialect: Dialect = field(init=False)
+    teller: Dialect = field(init=False)  # the dialect in which signatures are asked for
+    written: Metadata | None = field(init=False)
 
     def __post_init__(self) -> None:
         if self.dialect_name not in DIALECT_NAMES:
             raise ValueError(f"dialect must be one of {', '.join(DIALECT_NAMES)}, not {self.dialect_name!r}")
         self.dialect = BY_NAME["kserve-v2" if self.dialect_name == BINARY else self.dialect_name]
+        told = self.dialect_name not in SILENT
+        self.teller = self.dialect if told else KSERVE_V2_GRPC if self.dialect.is_grpc else KSERVE_V2
+        self.written = Metadata(parse_signature(self.signature), ()) if self.signature else None
 
     # What may be asked
 
@@ -95,18 +119,17 @@ class Asking:
     ) -> Steps[Prediction]:
         """Ask for a prediction; target: a version or a label, "" for the server's choice."""
         ends = self._ends(timeout)
-        metadata = None
-        if self.dialect is TENSORFLOW_SERVING or needs_signature(inputs):
-            metadata = yield from self._metadata(model, target, ends)
+        signature = None
+        if not self.dialect.is_typed or needs_signature(inputs):
+            signature = (yield from self._metadata(model, target, ends)).signature
         try:
-            tensors = to_tensors(inputs, None if metadata is None else metadata.signature)
+            tensors = to_tensors(inputs, signature)
             infer = InferRequest(None, model, None, None, "", tensors, outputs, NOTHING, "named")
-            call = self._write(infer, model)
+            call = self._write(infer, model, target)
         except InvalidPrediction as error:
             raise Unreadable(error.code, error.message) from error
-        reply = yield from self._ask(self._aim(call, model, target), ends)
+        reply = yield from self._ask(self.dialect, call, ends)
         try:
-            signature = None if metadata is None else metadata.signature
             response = self.dialect.read_response(reply.headers, reply.body, signature)
         except InvalidPrediction as error:
             raise Unreadable(error.code, f"the answer can't be read: {error.message}") from error
@@ -124,9 +147,12 @@ class Asking:
 
     def ready(self, model: str, timeout: float | None) -> Steps[bool]:
         """Ask whether the model ("": the server) can serve; a server that can't be reached is not ready."""
-        call = Call(b"GET", self.dialect.health_path(model), self._credentials(), b"")
+        dialect = self.dialect if self.dialect.health_path(model) else self.teller
+        call = dialect.health_request(model)
+        call = call._replace(headers=[*call.headers, *self._credentials()])
         outcome = yield Send(call, max(0.001, self._ends(timeout) - time.monotonic()))
-        return isinstance(outcome, Reply) and self.dialect.read_ready(outcome.status, outcome.body)
+        reader = TENSORFLOW_SERVING if dialect is KSERVE_V1 and model else dialect  # one URL, two answers
+        return isinstance(outcome, Reply) and reader.read_ready(outcome.status, outcome.body)
 
     # How
 
@@ -134,29 +160,37 @@ class Asking:
         return time.monotonic() + (self.timeout if timeout is None else timeout)
 
     def _metadata(self, model: str, target: str, ends: float) -> Steps[Metadata]:
-        found = self.known.get((model, target))
+        found = self.written or self.known.get((model, target))
         if found is None:
-            call = self._aim(self.dialect.metadata_request(model, None), model, target)
-            reply = yield from self._ask(call, ends)
+            version, label = self._aim(target)
+            call = _labelled(self.teller.metadata_request(model, version), model, label)
             try:
-                found = self.dialect.read_metadata(reply.body)
+                reply = yield from self._ask(self.teller, call, ends)
+                found = self.teller.read_metadata(reply.body)
             except InvalidPrediction as error:
                 raise Unreadable(error.code, f"the metadata can't be read: {error.message}") from error
+            except Refused as refusal:
+                if self.teller is self.dialect or refusal.code or refusal.request_id:  # a gateway's
+                    raise
+                why = f"{self.dialect_name} tells no signature; give it: 'x: FP32[-1,2] -> y: FP32[-1]'"
+                raise Unreadable(SIGNATURE_UNKNOWN, why) from refusal
             self.known[model, target] = found
         return found
 
-    def _write(self, infer: InferRequest, model: str) -> Call:
-        call = self.dialect.write_request(infer, model, None)
-        return _in_binary(call.path, infer) if self.dialect_name == BINARY else call
+    def _write(self, infer: InferRequest, model: str, target: str) -> Call:
+        version, label = self._aim(target)
+        if target and self.dialect_name in UNVERSIONED:
+            raise InvalidPrediction(UNSUPPORTED, f"{self.dialect_name} has no place for a version")
+        call = self.dialect.write_request(infer, model, version)
+        if self.dialect_name == BINARY:
+            return _in_binary(call.path, infer)
+        return _labelled(call, model, label)
 
-    def _aim(self, call: Call, model: str, target: str) -> Call:
-        """Put the version or the label into the path: dialects write none of a client's labels."""
-        if not target:
-            return call
-        word = b"/versions/" if self.dialect is not TENSORFLOW_SERVING or target.isdigit() else b"/labels/"
-        name = encode_name(model)
-        before, _, after = call.path.partition(b"/models/" + name)
-        return call._replace(path=before + b"/models/" + name + word + encode_name(target) + after)
+    def _aim(self, target: str) -> tuple[str | None, str]:
+        """Return the version and the label that are meant: where there are labels, versions are numbers."""
+        if self.dialect is TENSORFLOW_SERVING and not target.isdigit():
+            return None, target
+        return target or None, ""
 
     def _credentials(self) -> Headers:
         headers: Headers = []
@@ -166,8 +200,8 @@ class Asking:
             headers.append((b"authorization", b"Bearer " + self.bearer.encode()))
         return headers
 
-    def _ask(self, call: Call, ends: float) -> Steps[Reply]:
-        """Send until there is a 2xx, no more tries, or no more time."""
+    def _ask(self, dialect: Dialect, call: Call, ends: float) -> Steps[Reply]:
+        """Send until there is a success, no more tries, or no more time."""
         headers = [*call.headers, *self._credentials()]
         last: ClientError = Expired("no time was given")
         for attempt in range(self.retries + 1):
@@ -178,10 +212,10 @@ class Asking:
             outcome = yield Send(call._replace(headers=[*headers, told]), left)
             pause = random.uniform(0.5, 1.0) * min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
             if isinstance(outcome, Reply):
-                if 200 <= outcome.status < 300:
+                if dialect.succeeded(outcome.status, outcome.headers, outcome.body):
                     return outcome
-                refusal = refused(self.dialect, outcome.status, outcome.headers, outcome.body)
-                if outcome.status not in AGAIN:
+                refusal = refused(dialect, outcome.status, outcome.headers, outcome.body)
+                if refusal.status not in AGAIN:
                     raise refusal
                 last = refusal
                 if refusal.retry_after is not None:
@@ -195,6 +229,15 @@ class Asking:
                 raise last
             yield Pause(pause)
         raise last
+
+
+def _labelled(call: Call, model: str, label: str) -> Call:
+    """Put the label into the path: dialects write none, for the gateway resolves a client's."""
+    if not label:
+        return call
+    named = b"/models/" + encode_name(model)
+    before, _, after = call.path.partition(named)
+    return call._replace(path=before + named + b"/labels/" + encode_name(label) + after)
 
 
 def _in_binary(path: bytes, infer: InferRequest) -> Call:

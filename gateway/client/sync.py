@@ -15,6 +15,7 @@ from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 from gateway.client.asking import Asking, Broken, Pause, Reply, Send, Steps
+from gateway.client.calls import Calls
 from gateway.client.tensors import Inputs, Prediction
 from gateway.dialects.metadata import Metadata
 
@@ -24,8 +25,9 @@ T = TypeVar("T")
 class Client:
     """Asks models through a gateway, or a model server directly. Safe to share between threads.
 
-    url: like http://127.0.0.1:8080. dialect: kserve-v2, kserve-v2-binary or tensorflow-serving. timeout:
-    seconds for a whole call. All methods raise ClientError (errors.py).
+    url: like http://127.0.0.1:8080. dialect: one of asking.DIALECT_NAMES; those over gRPC need grpcio
+    (ImportError). timeout: seconds for a whole call. signature: the models', for servers that tell none.
+    All methods raise ClientError (errors.py).
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Client:
         bearer: str = "",
         timeout: float = 30.0,
         retries: int = 2,
+        signature: str = "",
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -44,8 +47,9 @@ class Client:
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._host, self._port = parts.hostname, parts.port
         self._base = parts.path.rstrip("/")
-        self._asking = Asking(dialect, key, bearer, timeout, retries)
+        self._asking = Asking(dialect, key, bearer, timeout, retries, signature)
         self._idle: deque[http.client.HTTPConnection] = deque()
+        self._calls = Calls(url) if self._asking.dialect.is_grpc else None
 
     def __enter__(self) -> Self:
         return self
@@ -57,6 +61,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connections that are kept."""
+        if self._calls is not None:
+            self._calls.close()
         while self._idle:
             self._idle.pop().close()
 
@@ -98,6 +104,8 @@ class Client:
                 outcome = self._send(wanted)
 
     def _send(self, wanted: Send) -> Reply | Broken:
+        if self._calls is not None:
+            return self._calls.send(wanted)
         ends = time.monotonic() + wanted.left
         try:
             connection = self._idle.pop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 
 import numpy as np
@@ -13,6 +14,8 @@ from gateway.client.aio import AsyncClient
 from gateway.client.errors import Expired, Refused, Unreachable, Unreadable
 from gateway.client.sync import Client
 from gateway.client.tensors import Inputs, Prediction
+from gateway.dialects.catalogue import PADDLE_SERVING, TORCHSERVE
+from gateway.dialects.tensors import NOTHING, InferRequest, InferResponse, Tensor
 from tests.client.fake_server import FakeServer, Given
 
 X = {"x": np.ones((1, 2), np.float32)}
@@ -127,3 +130,45 @@ def test_a_datatype_that_no_dialect_has_is_told_before_anything_is_sent() -> Non
         with pytest.raises(Unreadable, match="complex128"):
             predict("sync", server.url, {"x": np.ones(1, complex)})
         assert server.asked == []
+
+
+@BOTH
+def test_a_server_that_has_one_model_and_names_it_nowhere_is_asked(kind: str) -> None:
+    said = InferResponse(None, "", "", (Tensor("y", "INT64", (1,), np.array([7])),), NOTHING)
+    wanted = InferRequest(None, "m", None, None, "", (), None, NOTHING, "named")
+    with FakeServer(Given(200, PADDLE_SERVING.write_response(said, wanted)[1])) as server:
+        assert predict(kind, server.url, dialect="paddle-serving")["y"].tolist() == [7]
+        assert server.asked[0].path == "/GeneralModelService/inference"
+
+
+@BOTH
+def test_a_server_that_tells_no_signature_needs_one_written(kind: str) -> None:
+    with FakeServer(Given(404)) as server, pytest.raises(Unreadable, match="torchserve tells no signature"):
+        predict(kind, server.url, dialect="torchserve")
+    with FakeServer(Given(200, b"[7]")) as server:
+        told = predict(kind, server.url, dialect=TORCHSERVE.name, signature="x: FP32[-1,2] -> y: INT64[-1]")
+        assert (told["y"].tolist(), [each.path for each in server.asked]) == ([7], ["/predictions/m"])
+
+
+@BOTH
+def test_a_failure_inside_a_200_is_refused(kind: str) -> None:
+    failed = Given(200, b'{"err_no": 8, "err_msg": "out of order", "key": [], "value": []}')
+    settings = {"dialect": "paddle-pipeline", "signature": "x: FP32[-1,2] -> y: INT64[-1]", "retries": 0}
+    with FakeServer(failed) as server, pytest.raises(Refused, match="out of order") as refused:
+        predict(kind, server.url, **settings)  # type: ignore[arg-type]
+    assert refused.value.status >= 400
+
+
+@BOTH
+def test_grpc_tells_nobody_there_from_no_time(kind: str) -> None:
+    with pytest.raises(Unreachable):
+        predict(kind, "http://127.0.0.1:1", dialect="kserve-v2-grpc", retries=0)
+    with FakeServer(Given(200, hang=True)) as server, pytest.raises((Expired, Unreachable)):
+        predict(kind, server.url, dialect="kserve-v2-grpc", timeout=0.2)
+
+
+@BOTH
+def test_without_grpcio_the_extra_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(ImportError, match=r"headgate\[grpc\]"):
+        predict(kind, "http://127.0.0.1:1", dialect="kserve-v2-grpc")
