@@ -55,11 +55,12 @@ def test_refusals_say_why(demo: Demo, dialect: str) -> None:
     with Client(url(demo), key="demo-pro", dialect=dialect) as client:
         with pytest.raises(Refused) as refused:
             client.predict("digits", {"input": ROWS[:, :63]})
-        assert (refused.value.status, refused.value.code) == (422, "wrong_shape")
-        assert "input: FP32[-1,64]" in (refused.value.expected or refused.value.reason)
+        # the demo hands V2's calls over gRPC to the instance unread, and that has no words of the gateway's
+        passed = dialect == "kserve-v2-grpc"
+        assert (refused.value.status, refused.value.code) == ((400, "") if passed else (422, "wrong_shape"))
+        assert passed or "input: FP32[-1,64]" in (refused.value.expected or refused.value.reason)
         with pytest.raises(Refused) as refused:
             client.predict("digit", {"input": ROWS})
-        # the demo hands V2's calls about models that it doesn't know to the instance, which says so itself
         code = "" if dialect in ("kserve-v2-grpc", "paddle-pipeline-grpc") else "unknown_model"
         assert (refused.value.status, refused.value.code) == (404, code)
 
