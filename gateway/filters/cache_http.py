@@ -7,7 +7,8 @@ The decisions are http/caching.py's; here they are put to use. An answer is kept
 version and whom it may be shared with, and below that under the request's fields that its Vary names: a small
 entry under the first key tells their names. What is stale and has a validator is asked for with it, and a 304
 renews it. Requests for what nobody has are collapsed, unless they say something of their own (Cache-Control,
-Authorization, conditions); what turns out to be one request's alone is asked for by each.
+Authorization, conditions), over gateways with one Redis too; what turns out to be one request's alone is
+asked for by each. Once it is known which fields an answer depends on, each variant is a flight of its own.
 
 `stale-while-revalidate` needs no request of our own: the first that comes after the end asks anew and waits,
 the others get the stale answer meanwhile. `stale-if-error` answers when an instance fails, or says 500, 502,
@@ -78,6 +79,11 @@ class Part:
         self.waiter: Waiter | None = None  # in a flight
         self.over = False
 
+    @property
+    def flight(self) -> bytes:
+        """The key of its flight."""
+        return self.kept_key or self.key
+
 
 class HttpCacheFilter(Filter):
     """Looks up, validates, keeps, outdates."""
@@ -93,6 +99,7 @@ class HttpCacheFilter(Filter):
         self._size = size
         self._answers = parts.answers
         self._clock = parts.clock
+        self._timers = parts.timers
         self._endpoint = parts.endpoint
         self._part: Slot[Part] = Slot()
 
@@ -152,7 +159,7 @@ class HttpCacheFilter(Filter):
             return _not_here()
         part.kept = kept
         past = ctx.now - freshness.fresh_until
-        others_ask = self._answers.is_flying(part.key) and not _has_own_words(part.asked)
+        others_ask = self._answers.is_flying(part.flight) and not _has_own_words(part.asked)
         if past >= 0 and others_ask and past <= self._stale(kept).while_checking:
             return self._give(ctx, part, kept, _past(kept, ctx.now))
         return self._ask(ctx, part, STALE if past >= 0 else BY_REQUEST)
@@ -166,9 +173,11 @@ class HttpCacheFilter(Filter):
         if ctx.dry or ctx.request.method != b"GET" or _has_own_words(part.asked):
             return self._go_on(ctx, part, status)
         waiter = part.waiter = Waiter()
-        role = self._answers.join(part.key, waiter)
-        if role is not Role.JOINER:
-            part.waiter = waiter if role is Role.LEADER else None
+        role = self._answers.join(part.flight, waiter)
+        if role is Role.LEADER:
+            return self._in_turn(ctx, part, status)
+        if role is Role.ALONE:
+            part.waiter = None
             return self._go_on(ctx, part, status)
         self._part.set(ctx, part)
         return waiter.landed.chain(lambda landed: self._landed(ctx, part, landed, status))
@@ -181,9 +190,47 @@ class HttpCacheFilter(Filter):
             if landed.style == caching.variant(caching.vary(landed.headers), part.asked).decode("latin-1"):
                 part.over = True
                 return self._give(ctx, part, landed, status + COLLAPSED)
-        elif landed is not Role.LEADER:
-            part.waiter = None
+        elif landed is Role.LEADER:
+            return None if ctx.finished else self._in_turn(ctx, part, status)
+        part.waiter = None
         return None if ctx.finished else self._go_on(ctx, part, status)
+
+    def _in_turn(self, ctx: Context, part: Part, status: bytes) -> Eventual[Verdict]:
+        """Ask when no other gateway does, or take what it brings."""
+        timers = self._timers
+        turn: Eventual[Kept | None] = None
+        if timers is not None:
+            turn = self._answers.turn(part.flight, lambda: self._newest(part), self._clock, timers)
+        if not isinstance(turn, Promise):
+            return self._go_on(ctx, part, status)
+        self._part.set(ctx, part)
+        return turn.chain(lambda kept: self._turned(ctx, part, kept, status))
+
+    def _turned(self, ctx: Context, part: Part, kept: Kept | None, status: bytes) -> Eventual[Verdict]:
+        if ctx.finished:
+            return None
+        if kept is None or part.waiter is None:
+            return self._go_on(ctx, part, status)
+        waiter, part.waiter = part.waiter, None
+        part.over = True
+        self._answers.land(part.flight, waiter, kept)
+        return self._give(ctx, part, kept, status + COLLAPSED)
+
+    def _newest(self, part: Part) -> Eventual[Kept | None]:
+        """Look for a fresh answer to this request, whoever brought it."""
+        answers, clock = self._answers, self._clock
+        names = answers.newest(part.key, clock.now(), clock.wall())
+
+        def named(about: Kept | None) -> Eventual[Kept | None]:
+            if about is None or about.dialect != NAMES:
+                return None
+            key = _variant_key(part.key, tuple(name for name, _ in about.headers), part.asked)
+            found = answers.newest(key, clock.now(), clock.wall())
+            if isinstance(found, Promise):
+                return found.chain(_if_http)
+            return _if_http(found)
+
+        return names.chain(named) if isinstance(names, Promise) else named(names)
 
     def _go_on(self, ctx: Context, part: Part, status: bytes) -> Verdict:
         ctx.cache_status = status
@@ -338,7 +385,7 @@ class HttpCacheFilter(Filter):
         ):
             ctx.cache_status += STORED
         if part.waiter is not None:
-            self._answers.land(part.key, part.waiter, kept)
+            self._answers.land(part.flight, part.waiter, kept)
             part.waiter = None
 
     def on_done(self, ctx: Context) -> None:
@@ -349,12 +396,12 @@ class HttpCacheFilter(Filter):
 
     def _leave(self, part: Part) -> None:
         if part.waiter is not None:
-            self._answers.leave(part.key, part.waiter)
+            self._answers.leave(part.flight, part.waiter)
             part.waiter = None
 
     def _dissolve(self, part: Part) -> None:
         if part.waiter is not None:
-            self._answers.dissolve(part.key, part.waiter)
+            self._answers.dissolve(part.flight, part.waiter)
             part.waiter = None
 
 
@@ -378,6 +425,10 @@ def _url_tag(host: bytes, target: bytes) -> str:
 
 def _not_here() -> Refusal:
     return Refusal(504, "only_if_cached", "nothing that may be given is in the cache (only-if-cached)")
+
+
+def _if_http(kept: Kept | None) -> Kept | None:
+    return kept if kept is not None and kept.dialect == FORM else None
 
 
 def _past(kept: Kept, now: float) -> bytes:

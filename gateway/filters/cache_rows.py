@@ -15,6 +15,9 @@ input and output has a free first axis; else, and above `rows.MOST` rows, the wh
     a failure upstream                                 is the answer, as it is; rows that were here stay
     another pool is tried after a failure              it gets the whole batch: no answer of two models
 
+Gateways with one Redis ask for a row once, too: a batch whose missing rows are all on their way for another
+gateway waits for them; else it looks once more for what came meanwhile, and asks for the rest.
+
 A row that is stale is asked for again; stale windows are for whole answers. A batch that can be sent only in
 part as JSON, and can't (NaN), goes whole.
 """
@@ -61,6 +64,7 @@ from gateway.pipeline.errors import GatewayError, Refusal, UpstreamAnswerTooLarg
 from gateway.pipeline.filter import Parts
 from gateway.pipeline.forward import without_body_fields
 from gateway.pipeline.pool import Pool
+from gateway.pipeline.ports import Lease
 from gateway.pipeline.prediction import ROWS_KEPT
 from gateway.pipeline.promise import Eventual, Promise
 
@@ -121,13 +125,24 @@ class Batch:
 class RowCache:
     """Looks rows up, collapses, and puts answers together. Beside a CacheFilter, which calls it."""
 
-    __slots__ = ("_answers", "_batch", "_clock", "_signatures", "_size", "_tags", "_unfit", "_windows")
+    __slots__ = (
+        "_answers",
+        "_batch",
+        "_clock",
+        "_signatures",
+        "_size",
+        "_tags",
+        "_timers",
+        "_unfit",
+        "_windows",
+    )
 
     def __init__(self, parts: Parts, windows: Windows, size: int, tags: Sequence[str]) -> None:
         """size: bytes; larger rows are not kept."""
         self._answers = parts.answers
         self._signatures = parts.signatures
         self._clock = parts.clock
+        self._timers = parts.timers
         self._windows = windows
         self._size = size
         self._tags = tuple(tags)
@@ -168,21 +183,24 @@ class RowCache:
         batch = Batch(infer, keys, signature, ctx.pool, self._clock.wall())
         if wish.no_cache:
             return self._fetch(ctx, batch, BY_REQUEST)
+        found = [(key, self._answers.find(key, ctx.now, batch.began)) for key in dict.fromkeys(keys)]
+        taken = self._take_all(ctx, batch, found, wish)
+        if taken is None:
+            return self._looked(ctx, batch, wish)
+        return taken.chain(lambda _: None if ctx.finished else self._looked(ctx, batch, wish))
+
+    def _take_all(
+        self, ctx: Context, batch: Batch, found: list[tuple[bytes, Eventual[Kept | None]]], wish: Wish
+    ) -> Promise[None] | None:
+        """Take what was found, and promise the rest for when the shared store has told of every row."""
         late: list[tuple[bytes, Promise[Kept | None]]] = []
-        for key in dict.fromkeys(keys):
-            kept = self._answers.find(key, ctx.now, batch.began)
+        for key, kept in found:
             if isinstance(kept, Promise):
                 late.append((key, kept))
             else:
                 self._take(ctx, batch, key, kept, wish)
         if not late:
-            return self._looked(ctx, batch)
-        return self._all_of(ctx, batch, late, wish)
-
-    def _all_of(
-        self, ctx: Context, batch: Batch, late: list[tuple[bytes, Promise[Kept | None]]], wish: Wish
-    ) -> Promise[Verdict]:
-        """Go on when the shared store has told of every row."""
+            return None
         all_told: Promise[None] = Promise()
         left = len(late)
 
@@ -193,26 +211,34 @@ class RowCache:
             if not left:
                 all_told.resolve(None)
 
-        for key, kept in late:
-            kept.then(partial(told, key), partial(lambda key, _: told(key, None), key))
-        return all_told.chain(lambda _: None if ctx.finished else self._looked(ctx, batch))
+        for key, promised in late:
+            promised.then(partial(told, key), partial(lambda key, _: told(key, None), key))
+        return all_told
 
     def _take(self, ctx: Context, batch: Batch, key: bytes, kept: Kept | None, wish: Wish) -> None:
-        if kept is None or kept.dialect != FORM or kept.freshness.state(ctx.now) is not State.FRESH:
+        """Take a row that may be given, and share it with those who wait for us to bring it."""
+        if ctx.finished or kept is None or kept.dialect != FORM:
+            return
+        if kept.freshness.state(ctx.now) is not State.FRESH:
             return
         if wish.max_age is None or kept.freshness.age(ctx.now) <= wish.max_age:
             batch.take(key, kept, ctx.now)
+            waiter = batch.leading.pop(key, None)
+            if waiter is not None:
+                self._answers.land(key, waiter, kept)
 
-    def _looked(self, ctx: Context, batch: Batch) -> Eventual[Verdict]:
+    def _looked(self, ctx: Context, batch: Batch, wish: Wish) -> Eventual[Verdict]:
         missing = batch.missing()
         if not missing:
             return self._give(ctx, batch, HIT)
         status = PARTIAL if batch.known else MISS
         if not ctx.dry and all(self._answers.is_flying(batch.keys[index]) for index in missing):
-            return self._wait(ctx, batch, missing, status)
-        return self._fetch(ctx, batch, status)
+            return self._wait(ctx, batch, missing, status, wish)
+        return self._in_turn(ctx, batch, status, wish)
 
-    def _wait(self, ctx: Context, batch: Batch, missing: list[int], status: bytes) -> Promise[Verdict]:
+    def _wait(
+        self, ctx: Context, batch: Batch, missing: list[int], status: bytes, wish: Wish
+    ) -> Promise[Verdict]:
         """All that is missing is on its way for others: wait for it, then ask for what did not come."""
         self._batch.set(ctx, batch)
         settled: Promise[None] = Promise()
@@ -237,11 +263,57 @@ class RowCache:
             if role is not Role.JOINER:
                 waiter.landed.resolve(role)
             waiter.landed.then(partial(landed, key), lambda _: None)
-        return settled.chain(lambda _: self._waited(ctx, batch, status))
+        return settled.chain(lambda _: self._waited(ctx, batch, status, wish))
 
-    def _waited(self, ctx: Context, batch: Batch, status: bytes) -> Eventual[Verdict]:
+    def _waited(self, ctx: Context, batch: Batch, status: bytes, wish: Wish) -> Eventual[Verdict]:
         if ctx.finished:
             self._release(batch)
+            return None
+        if batch.missing():
+            return self._in_turn(ctx, batch, status, wish)
+        return self._give(ctx, batch, status + COLLAPSED)
+
+    def _in_turn(self, ctx: Context, batch: Batch, status: bytes, wish: Wish) -> Eventual[Verdict]:
+        """Ask for what is missing, unless other gateways ask for all of it: then take what they bring."""
+        if ctx.dry or self._timers is None or self._answers.shared is None:
+            return self._fetch(ctx, batch, status)
+        self._batch.set(ctx, batch)
+        self._lead(batch, batch.missing())
+        leases = [self._answers.lease(key) for key in batch.leading]
+        return _all_told(leases).chain(lambda told: self._leased(ctx, batch, status, wish, told))
+
+    def _leased(
+        self, ctx: Context, batch: Batch, status: bytes, wish: Wish, leases: list[Lease]
+    ) -> Eventual[Verdict]:
+        if ctx.finished:
+            return None
+        missing = batch.missing()
+        if not leases or len(leases) < len(missing) or any(lease is not Lease.THEIRS for lease in leases):
+            return self._look_again(ctx, batch, status, wish)
+        key, clock, timers = batch.keys[missing[-1]], self._clock, self._timers  # the last to be kept
+        assert timers is not None
+        turn = self._answers.turn(
+            key, lambda: self._answers.newest(key, clock.now(), clock.wall()), clock, timers
+        )
+        if not isinstance(turn, Promise):
+            return self._look_again(ctx, batch, status, wish)
+        return turn.chain(lambda _: self._look_again(ctx, batch, status, wish))
+
+    def _look_again(self, ctx: Context, batch: Batch, status: bytes, wish: Wish) -> Eventual[Verdict]:
+        """Take what another gateway brought meanwhile, and ask for the rest."""
+        if ctx.finished:
+            return None
+        now, wall = self._clock.now(), self._clock.wall()
+        keys = [batch.keys[index] for index in batch.missing()]
+        taken = self._take_all(
+            ctx, batch, [(key, self._answers.newest(key, now, wall)) for key in keys], wish
+        )
+        if taken is None:
+            return self._looked_again(ctx, batch, status)
+        return taken.chain(lambda _: self._looked_again(ctx, batch, status))
+
+    def _looked_again(self, ctx: Context, batch: Batch, status: bytes) -> Eventual[Verdict]:
+        if ctx.finished:
             return None
         if batch.missing():
             return self._fetch(ctx, batch, status)
@@ -256,13 +328,17 @@ class RowCache:
         batch.sent = batch.missing()
         if len(batch.sent) < len(batch.keys) and not self._shorten(ctx, batch):
             batch.sent = list(range(len(batch.keys)))
-        for index in batch.sent:
+        self._lead(batch, batch.sent)
+        ctx.want_whole = max(ctx.want_whole, self._size * len(batch.sent), ctx.snapshot.answer_limit)
+        return None
+
+    def _lead(self, batch: Batch, rows: list[int]) -> None:
+        """Lead the flights of those rows that nobody asks for."""
+        for index in rows:
             key = batch.keys[index]
             if key not in batch.leading and not self._answers.is_flying(key):
                 batch.leading[key] = waiter = Waiter()
                 self._answers.join(key, waiter)
-        ctx.want_whole = max(ctx.want_whole, self._size * len(batch.sent), ctx.snapshot.answer_limit)
-        return None
 
     def _shorten(self, ctx: Context, batch: Batch) -> bool:
         """Let the request ask for the missing rows only; False where its dialect can't say them."""
@@ -400,3 +476,23 @@ class RowCache:
         leading, batch.leading = batch.leading, {}
         for key, waiter in leading.items():
             self._answers.dissolve(key, waiter)
+
+
+def _all_told(leases: list[Eventual[Lease]]) -> Promise[list[Lease]]:
+    """Promise what the store says of all of them."""
+    told: list[Lease] = []
+    all_told: Promise[list[Lease]] = Promise()
+
+    def one(lease: Lease) -> None:
+        told.append(lease)
+        if len(told) == len(leases):
+            all_told.resolve(told)
+
+    for lease in leases:
+        if isinstance(lease, Promise):
+            lease.then(one, lambda _: one(Lease.NOBODYS))
+        else:
+            one(lease)
+    if not leases:
+        all_told.resolve(told)
+    return all_told

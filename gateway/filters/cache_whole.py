@@ -280,8 +280,12 @@ class CacheFilter(Filter):
 
     def _in_turn(self, ctx: Context, part: Part, status: bytes) -> Eventual[Verdict]:
         """Fetch when no other gateway does, or take what it brings."""
-        timers = self._timers
-        turn = None if timers is None else self._answers.turn(part.key, self._clock, timers)
+        timers, clock = self._timers, self._clock
+
+        def look() -> Eventual[Kept | None]:
+            return self._answers.newest(part.key, clock.now(), clock.wall())
+
+        turn = None if timers is None else self._answers.turn(part.key, look, self._clock, timers)
         if not isinstance(turn, Promise):
             return self._fetch(ctx, part, status)
         self._part.set(ctx, part)

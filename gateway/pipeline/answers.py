@@ -20,14 +20,19 @@ is announced through the shared store to all who use it; what that store has is 
 are known (`heard`), so that a gateway which has just started gives nothing that was purged before.
 
 Single flight over gateways: the leader of a flight asks the shared store for a lease on the key (`turn`), and
-while another has it looks every few hundredths of a second whether the answer has come. A lease ends by
-itself when its holder dies; without the store each gateway fetches for itself.
+while another has it looks every few hundredths of a second whether the answer has come. Who gets the lease
+looks once more before it fetches: the one before may have landed meanwhile, and what is in memory may be
+older than what the store has. A lease ends by itself when its holder dies; without the store each gateway
+fetches for itself.
+
+Workers of one host without such a store have a memory each; what an unsafe request outdates is told to the
+others by `tell`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -105,6 +110,9 @@ class Kept:
 Landed: TypeAlias = Kept | Role
 """What a joiner is told: the answer, or to fetch (as the new leader, or alone)."""
 
+Look: TypeAlias = Callable[[], Eventual[Kept | None]]
+"""Looks for what another gateway brought: something that can be given, or None."""
+
 
 class Waiter:
     """One request in a flight."""
@@ -134,6 +142,7 @@ class AnswerStore:
         "lookups",
         "shared",
         "stored",
+        "tell",
         "trusted",
     )
 
@@ -143,6 +152,7 @@ class AnswerStore:
         self._memory: BoundedMap[Kept] = BoundedMap(capacity)
         self.blobs = blobs
         self.shared = shared
+        self.tell: Callable[[str], None] | None = None  # the other workers of this host what is outdated
         self.trusted = shared is None  # what was purged in the shared store is known
         self._leased: set[bytes] = set()  # keys that we fetch, for other gateways as well
         self._flights: Flights[bytes, Waiter] = Flights()
@@ -173,6 +183,20 @@ class AnswerStore:
                 self.hits += 1
                 return kept
             self._memory.delete(key)
+        return self._behind(key, now, wall)
+
+    def newest(self, key: bytes, now: float, wall: float) -> Eventual[Kept | None]:
+        """Return what is fresh, in the shared store if not in memory: another gateway may have renewed it."""
+        kept = self._memory.get(key)
+        if kept is not None and now < kept.freshness.fresh_until:
+            return kept
+        behind = self._behind(key, now, wall)
+        if isinstance(behind, Promise):
+            return behind.chain(lambda late: _if_fresh(late, now))
+        return _if_fresh(behind, now)
+
+    def _behind(self, key: bytes, now: float, wall: float) -> Eventual[Kept | None]:
+        """Look into the shared store, whatever is in memory."""
         if self.blobs is None or not self.trusted:
             return None
         blob = self.blobs.get(key)
@@ -229,13 +253,18 @@ class AnswerStore:
         """
         if what is not None and what.startswith("key:"):
             bytes.fromhex(what.removeprefix("key:"))
-        return self.outdate(EVERYTHING if what is None else what, wall)
+        return self._forget_all(EVERYTHING if what is None else what, wall)
 
     def outdate(self, tag: str, wall: float) -> int:
         """Forget all answers under a tag, keep none that was asked for before now, and tell others.
 
         Returns how many this memory had. wall: s since the epoch.
         """
+        if self.tell is not None:
+            self.tell(tag)
+        return self._forget_all(tag, wall)
+
+    def _forget_all(self, tag: str, wall: float) -> int:
         keys = self._outdated(tag, wall)
         if self.blobs is not None and keys:
             self.blobs.delete(keys)
@@ -244,7 +273,7 @@ class AnswerStore:
         return sum([self._memory.delete(key) for key in keys])
 
     def heard(self, tag: str, wall: float) -> None:
-        """Another gateway announced a purge, at `wall` (s since the epoch): forget it here, too."""
+        """Another gateway or worker announced a purge, at `wall` (s since the epoch): forget it here, too."""
         for key in self._outdated(tag, wall):
             self._memory.delete(key)
 
@@ -313,54 +342,72 @@ class AnswerStore:
         elif not self.is_flying(key):
             self._give_back(key, True)
 
-    def turn(self, key: bytes, clock: Clock, timers: Timers) -> Eventual[Kept | None]:
+    def lease(self, key: bytes) -> Eventual[Lease]:
+        """Ask once to be the gateway that fetches; given back when the flight for the key is over."""
+        shared = self.shared
+        if shared is None or not self.trusted:
+            return Lease.NOBODYS
+        if key in self._leased:
+            return Lease.OURS
+        told = shared.lease(key)
+        if isinstance(told, Promise):
+            return told.chain(lambda lease: self._told(key, lease))
+        return self._told(key, told)
+
+    def _told(self, key: bytes, lease: Lease) -> Lease:
+        if key in self._leased:  # another request of ours got it meanwhile
+            return Lease.OURS
+        if lease is Lease.OURS:
+            self._leased.add(key)
+            if not self.is_flying(key):  # who wanted it left meanwhile
+                self._give_back(key, True)
+        return lease
+
+    def turn(self, key: bytes, look: Look, clock: Clock, timers: Timers) -> Eventual[Kept | None]:
         """Wait until it is this gateway's turn to fetch: None; or for what another gateway brought.
 
         For the leader of a flight, where the store is shared.
         """
-        shared = self.shared
-        if shared is None or key in self._leased or not self.trusted:
+        if self.shared is None or key in self._leased or not self.trusted:
             return None
         told: Promise[Kept | None] = Promise()
-        self._ask(key, shared, clock, timers, FIRST_LOOK, told)
+        self._ask(key, look, clock, timers, FIRST_LOOK, told)
         return told
 
     def _ask(
         self,
         key: bytes,
-        shared: SharedBlobs,
+        look: Look,
         clock: Clock,
         timers: Timers,
         pause: float,
         told: Promise[Kept | None],
     ) -> None:
         def leased(lease: Lease) -> None:
-            if lease is Lease.THEIRS and key not in self._leased:  # else it is ours by now
-                timers.punctual(clock.now() + pause, look)
-                return
-            if lease is Lease.OURS:
-                self._leased.add(key)
-                if not self.is_flying(key):  # who wanted it left meanwhile
-                    self._give_back(key, True)
-            told.resolve(None)
+            if lease is Lease.THEIRS:
+                timers.punctual(clock.now() + pause, again)
+            elif lease is Lease.OURS:
+                _hand_on(look(), told)
+            else:
+                told.resolve(None)
 
-        def look() -> None:
+        def again() -> None:
             if key in self._leased or not self.is_flying(key):
                 told.resolve(None)
                 return
-            found = self.find(key, clock.now(), clock.wall())
+            found = look()
             if isinstance(found, Promise):
                 found.then(looked, told.reject)
             else:
                 looked(found)
 
         def looked(kept: Kept | None) -> None:
-            if kept is not None and kept.freshness.state(clock.now()) is State.FRESH:
+            if kept is not None:
                 told.resolve(kept)
             else:
-                self._ask(key, shared, clock, timers, min(LAST_LOOK, 2 * pause), told)
+                self._ask(key, look, clock, timers, min(LAST_LOOK, 2 * pause), told)
 
-        lease = shared.lease(key)
+        lease = self.lease(key)
         if isinstance(lease, Promise):
             lease.then(leased, told.reject)
         else:
@@ -411,6 +458,17 @@ class AnswerStore:
 
     def __repr__(self) -> str:
         return f"<AnswerStore {self._memory!r}, {self._flights!r}>"
+
+
+def _if_fresh(kept: Kept | None, now: float) -> Kept | None:
+    return kept if kept is not None and now < kept.freshness.fresh_until else None
+
+
+def _hand_on(found: Eventual[Kept | None], told: Promise[Kept | None]) -> None:
+    if isinstance(found, Promise):
+        found.then(told.resolve, told.reject)
+    else:
+        told.resolve(found)
 
 
 def tag(kind: str, name: str) -> str:

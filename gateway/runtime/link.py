@@ -93,6 +93,10 @@ class Crewman(Protocol):
         """Forget cached answers."""
         ...
 
+    def outdated(self, what: str) -> None:
+        """Another worker's request made cached answers untrue."""
+        ...
+
     async def explain(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes
     ) -> Mapping[str, object]:
@@ -199,6 +203,10 @@ class Link:
             self._tell_evidence(self._crewman)
         if self._channel is not None:
             self._channel.close()
+
+    def tell_outdated(self, what: str) -> None:
+        """Tell the other workers which cached answers a request made untrue."""
+        self._send(messages.Outdated(what))
 
     def fail(self, code: int, why: str) -> None:
         """Say why this worker can't start."""
@@ -335,6 +343,8 @@ class Link:
                 self._heard += sightings
             case messages.Tallied(tallies) if crewman is not None:
                 heed_tallies(crewman.snapshot, crewman.objectives, tallies, crewman.now())
+            case messages.Outdated(what) if crewman is not None:
+                crewman.outdated(what)
             case messages.Prepare() | messages.Commit() | messages.Abort():
                 self._rounds.put_nowait(message)
             case messages.Ask() if crewman is not None:

@@ -5,7 +5,7 @@
       (policies, members, who is unwell) ◄────── Welcome
       Ready ──────────────────────────────────► (it serves)
       Beat, Counted, Draw, Seen ──────────────►  Drawn, Members, Unwell, Seen, Ask ──► Told
-      Tallied ────────────────────────────────►  Tallied, to all others
+      Tallied, Outdated ──────────────────────►  Tallied, Outdated, to all others
       Evidence, Holding ──────────────────────►  Released (the weight of a release)
       Prepared ◄─ Prepare, then Commit or Abort (all workers take new policies, or none)
       (ends) ◄────────────────────────────────── Leave
@@ -126,6 +126,12 @@ class Tallied(_Message, frozen=True):
     tallies: tuple[Tally, ...]
 
 
+class Outdated(_Message, frozen=True):
+    """What a request with an unsafe method made untrue: a tag of cached answers."""
+
+    what: str
+
+
 class Evidence(_Message, frozen=True):
     """What requests said of releases since the last time."""
 
@@ -236,10 +242,23 @@ class Leave(_Message, frozen=True):
 
 
 FromWorker: TypeAlias = (
-    Hello | Ready | Failed | Beat | Counted | Drawing | Prepared | Told | Saw | Tallied | Evidence | Holding
+    Hello
+    | Ready
+    | Failed
+    | Beat
+    | Counted
+    | Drawing
+    | Prepared
+    | Told
+    | Saw
+    | Tallied
+    | Outdated
+    | Evidence
+    | Holding
 )
 FromSupervisor: TypeAlias = (
     Welcome
+    | Outdated
     | Members
     | Unwell
     | Drawn

@@ -265,6 +265,8 @@ class Worker:
         self._answers = AnswerStore(schema.stores.cache.size, blobs, blobs)
         if blobs is not None:
             blobs.follow(self._answers.heard, self._answers.trust)
+        if self._link is not None:
+            self._answers.tell = self._link.tell_outdated
         threads = WorkThreads(asyncio.get_running_loop())
         self._stack.callback(threads.close)
         self._issuers = Issuers(self._http, self._clock.now, self._folder)
@@ -425,6 +427,10 @@ class Worker:
     async def purge(self, what: str | None) -> int:
         """Forget cached answers under a tag, one by its key, or all."""
         return self._answers.purge_tag(what, self._clock.wall())
+
+    def outdated(self, what: str) -> None:
+        """Another worker's request made cached answers untrue: forget them here, too."""
+        self._answers.heard(what, self._clock.wall())
 
     async def explain(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes

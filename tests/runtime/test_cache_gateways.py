@@ -106,6 +106,23 @@ async def test_two_gateways_ask_once_together(slow: tuple[Slow, int], pair: tupl
 
 
 @redis
+async def test_the_other_gateway_goes_on_when_the_one_that_asks_loses_its_client(
+    slow: tuple[Slow, int], pair: tuple[Running, Running]
+) -> None:
+    model, _ = slow
+    for gateway in pair:
+        await ask(gateway, 0.0, 0.0)  # the signature is known
+    leaving = asyncio.create_task(leave_early(pair[0], 1.0, 1.0))
+    await until(lambda: model.asked[1.0, 1.0] == 1)
+    started = asyncio.get_running_loop().time()
+    told = await asyncio.gather(*(ask(pair[1], 1.0, 1.0) for _ in range(20)))
+    await leaving
+    assert {status for status, _ in told} == {200}
+    assert model.asked[1.0, 1.0] <= 2, "the leader's and its successor's"
+    assert asyncio.get_running_loop().time() - started < 1.0, "the lease was given back, not waited for"
+
+
+@redis
 async def test_a_purge_on_one_gateway_holds_on_the_other_and_a_new_one_starts_warm(
     slow: tuple[Slow, int], pair: tuple[Running, Running], redis_server: RedisServer, tmp_path: Path
 ) -> None:
