@@ -7,14 +7,16 @@
 The URL names no model: it is for the only model that this gateway serves. Tensors are typed: int64_data,
 float_data, int_data, float64_data, and `data` for strings; FP16, INT8 and UINT8 stand in `tensor_content`,
 in base64 as protobuf's JSON has bytes. Its codes are not the pipeline's (a string is 20 here, 12 there).
-Ragged tensors (`lod`) and protobuf bodies (`application/proto`) are refused. The server can't be had from a
-package registry: this follows what is known of Serving 0.9's
-`core/general-server/proto/general_model_service.proto`, and was never tried against one.
+Ragged tensors (`lod`) are refused. A client's body may be a message (`application/proto`,
+paddle_serving_messages.py), and is answered with one. The server can't be had from a package registry: this
+follows Serving 0.9's `core/general-server/proto/general_model_service.proto`, was tried with its own client,
+and never against a server.
 """
 
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from math import prod
 from typing import Final
 
@@ -32,6 +34,7 @@ from gateway.dialects.errors import (
 from gateway.dialects.json_text import read_json, write_json
 from gateway.dialects.metadata import Signature, explain
 from gateway.dialects.paddle_pipeline import PaddlePipeline
+from gateway.dialects.paddle_serving_messages import read_request, write_response
 from gateway.dialects.paddle_values import make_tensor
 from gateway.dialects.protocol import (
     JSON_TYPE,
@@ -48,6 +51,7 @@ from gateway.dialects.tensors import (
     NOTHING,
     InferRequest,
     InferResponse,
+    Style,
     Tensor,
     check_shape,
     is_finite,
@@ -66,6 +70,7 @@ _LISTED: Final = {
 _PACKED: Final = {"FP16": 5, "UINT8": 7, "INT8": 8}
 _UNPACKED: Final = {code: dtype for dtype, code in _PACKED.items()}
 _STRING: Final = 20
+_PROTO: Final = b"application/proto"
 
 
 class PaddleServing(PaddlePipeline):
@@ -101,10 +106,9 @@ class PaddleServing(PaddlePipeline):
     ) -> InferRequest:
         """Read a client's prediction; the signature serves only for better words when it is wrong."""
         require_infer(target, headers)
-        if (find(headers, b"content-type") or b"").startswith(b"application/proto"):
-            raise InvalidPrediction(UNSUPPORTED, "protobuf bodies can't be translated; send JSON")
+        is_proto = (find(headers, b"content-type") or b"").startswith(_PROTO)
         try:
-            document = require_object(read_json(body))
+            document = read_request(body) if is_proto else require_object(read_json(body))
             inputs = _tensors(document.get("tensor"))
             if not inputs:
                 raise InvalidPrediction(MALFORMED_REQUEST, "the request has no tensors")
@@ -114,12 +118,14 @@ class PaddleServing(PaddlePipeline):
             names = tuple([require_text("an output's name", each) for each in outputs])
         except InvalidPrediction as error:
             raise explain(error, signature) from None
-        return InferRequest(None, target.model, None, None, "", inputs, names or None, NOTHING, "named")
+        style: Style = "binary" if is_proto else "named"
+        return InferRequest(None, target.model, None, None, "", inputs, names or None, NOTHING, style)
 
     def write_request(self, infer: InferRequest, model: str, version: str | None) -> Call:
         """Write a prediction; raises InvalidPrediction (not_finite, not_text, wrong_dtype, unsupported)."""
         if infer.signature:
             raise InvalidPrediction(UNSUPPORTED, "PaddleServing knows no signatures but the default one")
+        _require_finite(infer.inputs)
         document: dict[str, object] = {"tensor": [_write(tensor) for tensor in infer.inputs]}
         document["fetch_var_names"] = list(infer.outputs or ())
         return Call(b"POST", _PATH, [JSON_TYPE], write_json(document))
@@ -135,10 +141,22 @@ class PaddleServing(PaddlePipeline):
         return InferResponse(None, "", "", _tensors(last.get("tensor")), NOTHING)
 
     def write_response(self, response: InferResponse, request: InferRequest) -> tuple[Headers, bytes]:
-        """Write a prediction."""
-        tensors = [_write(tensor) for tensor in wanted(response, request)]
+        """Write a prediction, to a client that sent a message as one."""
+        outputs = wanted(response, request)
+        tensors = [_write(tensor) for tensor in outputs]
+        if request.style == "binary":
+            return [(b"content-type", _PROTO)], write_response(tensors, request.model)
+        _require_finite(outputs)
         engine = {"tensor": tensors, "engine_name": request.model}
         return [JSON_TYPE], write_json({"outputs": [engine], "err_no": 0, "err_msg": ""})
+
+
+def _require_finite(tensors: Sequence[Tensor]) -> None:
+    for tensor in tensors:
+        if tensor.dtype in _LISTED and not is_finite(tensor):
+            raise InvalidPrediction(
+                NOT_FINITE, f"{tensor.name!r} holds NaN or infinity; JSON has no word for them"
+            )
 
 
 def _tensors(listed: object) -> tuple[Tensor, ...]:
@@ -192,10 +210,6 @@ def _write(tensor: Tensor) -> dict[str, object]:
     if listed is None:
         raise InvalidPrediction(
             WRONG_DTYPE, f"{tensor.name!r} is {tensor.dtype}, which PaddleServing has not"
-        )
-    if not is_finite(tensor):
-        raise InvalidPrediction(
-            NOT_FINITE, f"{tensor.name!r} holds NaN or infinity; JSON has no word for them"
         )
     code, field = listed
     return {**written, "elem_type": code, field: tensor.data.reshape(-1)}

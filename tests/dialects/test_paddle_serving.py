@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.dialects.catalogue import PADDLE_SERVING
 from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.protocol import Operation, Target
 from gateway.dialects.tensors import Tensor
-from tests.dialects.models import a_request, a_response, a_tensor
+from gateway.http.message import Headers
+from tests.dialects.models import a_request, a_response, a_tensor, caught
 
 ASKED = Target(PADDLE_SERVING, Operation.INFER, "m")
 
@@ -67,11 +70,65 @@ def test_what_has_no_place_is_refused(tensor: Tensor, code: str) -> None:
     assert refused.value.code == code
 
 
-def test_protobuf_and_ragged_tensors_are_refused() -> None:
-    for headers, body in (
-        ([(b"content-type", b"application/proto")], b""),
+PROTO = [(b"content-type", b"application/proto")]
+REQUEST = bytes.fromhex(  # written by paddle-serving-client 0.9.0's own messages, as the answer below
+    "0a1f0a1380808080808080808001ffffffffffffffff7f5a01026a01697202695f0a1712080000003f000080bf50015a0201026a0166"
+    "7202665f0a181a0af9ffffffffffffffff0150025a01016a016e72026e5f0a162208a0c8eb85f3cce17f50035a01016a01647202645f"
+    "0a134a056772c3bc6e50145a01016a01737202735f0a1050075a01026a01757202755f7a0200ff0a103202010050095a01026a016272"
+    "02625f120570726963652007"
+)
+ANSWER = bytes.fromhex(
+    "0a630a161208000040400000003f50015a0201026a01797201790a150a0afbffffffffffffffff015a01016a016e72016e0a0e4a0161"
+    "50145a01016a01737201730a0f50055a01016a01687201687a02003c0a0e32010150095a01016a016272016212016d"
+)
+
+
+def test_its_own_client_s_messages_are_read_and_answered() -> None:
+    infer = PADDLE_SERVING.read_request(ASKED, PROTO, REQUEST, None)
+    assert infer.outputs == ("price",)
+    read = {one.name: one.data if isinstance(one.data, list) else one.data.tolist() for one in infer.inputs}
+    assert read == {
+        "i_": [-(2**63), 2**63 - 1],
+        "f_": [[0.5, -1]],
+        "n_": [-7],
+        "d_": [1e308],
+        "s_": ["grün".encode()],
+        "u_": [0, 255],
+        "b_": [True, False],
+    }
+    outputs = (
+        a_tensor("y", "FP32", [[3, 0.5]]),
+        a_tensor("n", "INT64", [-5]),
+        Tensor("s", "BYTES", (1,), [b"a"]),
+        a_tensor("h", "FP16", [1]),
+        a_tensor("b", "BOOL", [True]),
+    )
+    headers, body = PADDLE_SERVING.write_response(
+        a_response(*outputs), a_request(model="m", style=infer.style)
+    )
+    assert (headers, body) == (PROTO, ANSWER)
+
+
+def test_a_message_carries_what_json_can_not() -> None:
+    odd = a_tensor("y", "FP32", [float("nan")])
+    _, body = PADDLE_SERVING.write_response(a_response(odd), a_request(style="binary"))
+    assert b"\x00\x00\xc0\x7f" in body
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
+    caught(lambda: PADDLE_SERVING.read_request(ASKED, PROTO, data, None))
+    caught(lambda: PADDLE_SERVING.read_request(ASKED, PROTO, b"\x0a" + bytes([len(data) % 128]) + data, None))
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
         ([], b'{"tensor":[{"name":"x","elem_type":0,"shape":[1],"lod":[0,1],"int64_data":[1]}]}'),
-    ):
-        with pytest.raises(InvalidPrediction) as refused:
-            PADDLE_SERVING.read_request(ASKED, headers, body, None)
-        assert refused.value.code == "unsupported"
+        (PROTO, bytes.fromhex("0a0d0a01015a010162020001") + b"\x6a\x01x"),
+    ],
+)
+def test_ragged_tensors_are_refused(headers: Headers, body: bytes) -> None:
+    with pytest.raises(InvalidPrediction) as refused:
+        PADDLE_SERVING.read_request(ASKED, headers, body, None)
+    assert refused.value.code == "unsupported"

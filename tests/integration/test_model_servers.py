@@ -12,7 +12,9 @@ import json
 import os
 import queue
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -196,6 +198,41 @@ def paddle(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
     return found["y"], found["n"]
 
 
+PADDLE_CLIENT = """
+import json, sys
+from paddle_serving_client.httpclient import HttpClient
+port, conf, rows = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+import numpy as np
+client = HttpClient(ip="127.0.0.1", port=port)
+client.load_client_config(conf)
+answer = client.predict(feed={"x": np.array(rows, np.float32)}, fetch=["y", "n"], batch=True)
+if answer is None:
+    sys.exit("refused")
+y, n = answer.outputs[0].tensor
+print(json.dumps([np.reshape(y.float_data, y.shape).tolist(), list(n.int64_data)]))
+"""
+PADDLE_CONF = """
+feed_var { name: "x" alias_name: "x" feed_type: 1 shape: 2 }
+fetch_var { name: "y" alias_name: "y" fetch_type: 1 shape: 2 }
+fetch_var { name: "n" alias_name: "n" fetch_type: 0 shape: 1 }
+"""
+
+
+def paddle_own(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
+    """PaddleServing's own client of its C++ server, which says of an error only that there was one."""
+    with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as conf:
+        conf.write(PADDLE_CONF)
+        conf.flush()
+        python = home("paddle", INTO) / "bin" / "python"
+        command = [str(python), "-c", PADDLE_CLIENT, str(port), conf.name, json.dumps(rows)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if "refused" in done.stderr:
+        raise Refused(done.stdout)
+    assert done.returncode == 0, done.stderr
+    y, n = json.loads(done.stdout.splitlines()[-1])
+    return y, n
+
+
 CLIENTS: dict[str, Asked] = {
     "TF Serving, rows": tfs_rows,
     "TF Serving, columns": tfs_columns,
@@ -209,6 +246,7 @@ CLIENTS: dict[str, Asked] = {
     "MMS": mms,
     "SageMaker": sagemaker,
     "Paddle pipeline": paddle,
+    "Paddle, its own client": paddle_own,
 }
 # What passes untouched fails as the server itself says it: 500, 503, or 200 with an `err_no`.
 UNTOUCHED = {
