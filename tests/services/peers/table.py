@@ -20,8 +20,8 @@ and blamed no instance. ° passes untouched, so the server's own words for a mis
 server does not speak that form (KServe V1 knows no columns, MLServer no binary tensors), and what is spoken
 by both sides is not translated.
 
-Clients nobody here wrote: tritonclient over HTTP and gRPC, TensorFlow Serving's own stubs, PaddleServing's own
-client of its C++ server, requests, httpx.
+Clients nobody here wrote: tritonclient over HTTP and gRPC, TensorFlow Serving's own stubs, PaddleServing's
+own client of its C++ server, requests, httpx.
 
 {table}
 
