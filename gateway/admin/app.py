@@ -4,6 +4,7 @@
     GET    /config /policies /endpoints /pools /instances   what runs (ETag: the policies' digest)
     GET    /workers                             the processes that serve
     GET    /releases                            releases, and what the judge made of them
+    GET    /drifts                              alarms of `drift`: what predicts otherwise than it used to
     POST   /releases/{name}/{act}               act: promote, rollback, pause, resume
     POST   /reload                              read the policy folder again; If-Match as a guard
     POST   /explain                             decide one request without sending it or spending anything
@@ -79,6 +80,10 @@ class Operations(Protocol):
         """Every release: its weight, its phase, its numbers."""
         ...
 
+    def drifts(self) -> list[views.View]:
+        """The last alarms of `drift`, the oldest first."""
+        ...
+
     def move_release(self, name: str, word: str) -> views.View:
         """Promote, roll back, pause or resume. Raises KeyError (no such release or act), and Impossible."""
         ...
@@ -138,6 +143,7 @@ def make_app(
             web.get("/instances", handlers.instances),
             web.get("/workers", handlers.workers),
             web.get("/releases", handlers.releases),
+            web.get("/drifts", handlers.drifts),
             web.post("/releases/{name}/{act}", handlers.move_release),
             web.post("/reload", handlers.reload),
             web.post("/explain", handlers.explain),
@@ -204,6 +210,9 @@ class _Handlers:
 
     async def releases(self, request: web.Request) -> web.Response:
         return _json(self._runtime.releases())
+
+    async def drifts(self, request: web.Request) -> web.Response:
+        return _json(self._runtime.drifts())
 
     async def move_release(self, request: web.Request) -> web.Response:
         name, act = request.match_info["name"], request.match_info["act"]

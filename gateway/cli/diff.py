@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.cli.common import NobodyThere, add_admin, add_policies, ask, fail
+from gateway.cli.releases import drift_line
 
 
 def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
@@ -38,11 +39,12 @@ def run(args: argparse.Namespace) -> int:
             print(other.report())
             return 1
         before, name = listing(other.schema), str(args.against)
-        released = []
+        released, drifts = [], []
     else:
         try:
             before, name = ask(args.admin, "GET", "/policies")["listing"], "running"
             released = ask(args.admin, "GET", "/releases")
+            drifts = ask(args.admin, "GET", "/drifts")
         except NobodyThere as nobody:
             return fail(f"{nobody} (or compare two folders with --against DIR)", nobody.exit_code)
     after = listing(loaded.schema)
@@ -55,4 +57,6 @@ def run(args: argparse.Namespace) -> int:
         if one["phase"] not in ("ramping", "resting") or one["step"]:
             print(f"# beside the policies: release {one['name']} is {one['phase']}, {one['candidate']} has")
             print(f"#   {one['weight']:.0%} of the requests (headgate releases says why)")
+    for one in drifts:
+        print(f"# beside the policies: {drift_line(one)}")
     return 1 if changes else 0

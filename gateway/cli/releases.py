@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -35,11 +36,13 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0: done; 1: it can't be done, and why; 3: no gateway answers."""
+    drifts = []
     try:
         if args.verb:
             shown = [ask(args.admin, "POST", f"/releases/{quote(args.name, safe='@')}/{args.verb}")]
         else:
             shown = ask(args.admin, "GET", "/releases")
+            drifts = ask(args.admin, "GET", "/drifts")
     except NobodyThere as nobody:
         return fail(str(nobody), nobody.exit_code)
     for one in shown:
@@ -47,7 +50,18 @@ def run(args: argparse.Namespace) -> int:
             print(line)
     if not shown:
         print("nothing is being released")
+    for one in drifts:
+        print(drift_line(one))
     return 0
+
+
+def drift_line(alarm: Mapping[str, Any]) -> str:
+    """Show one alarm of `drift`."""
+    when = datetime.fromtimestamp(alarm["time"], UTC)
+    return (
+        f"drift at {when:%Y-%m-%d %H:%M:%S} UTC: {alarm['of']} of {alarm['version']} at {alarm['endpoint']}, "
+        f"{alarm['why']} (after {alarm['seen']} answers)"
+    )
 
 
 DECIDED = {

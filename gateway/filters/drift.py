@@ -5,8 +5,9 @@ Of a sample of the answered predictions two numbers are watched, each by itself 
     class    where the largest number of the first row stands; of integers: the first one
     score    the largest number of the first row
 
-An alarm is a line of the log, `headgate_drift_alarms_total`, and the beginning of a new watch; how near it is
-says `headgate_drift_evidence`. It decides nothing: whether the model or the world changed, it can't know.
+An alarm is an event beside those of releases, `headgate_drift_alarms_total`, a line of the log, and the
+beginning of a new watch; how near it is says `headgate_drift_evidence`. It decides nothing: whether the model
+or the world changed, it can't know.
 Every pool and version is watched by itself, and by every worker for itself: its share of `false_alarm` is
 1 / workers. What the cache or a lesser pool answered isn't watched, nor answers above 64 KiB.
 """
@@ -31,6 +32,7 @@ from gateway.pipeline.context import Context, Slot
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
 from gateway.pipeline.prediction import is_prediction
 from gateway.pipeline.promise import Eventual
+from gateway.pipeline.releases import Drifted
 
 MOST: Final = 64 * 1024  # bytes of an answer
 PLAIN: Final = 1024 * 1024  # bytes of one once it is decompressed
@@ -66,6 +68,7 @@ class DriftFilter(Filter):
         self._endpoint = parts.endpoint
         self._chance = parts.ids.chance
         self._watches = parts.pressure.drifts
+        self._book = parts.releases
         self._drawn: Slot[bool] = Slot()
 
     def on_request(self, ctx: Context) -> None:
@@ -116,7 +119,10 @@ class DriftFilter(Filter):
                 self._watches.pop(next(iter(self._watches)))
             watch = self._watches[key] = Watch(self._each)
         if watch.observe(value, self._chance()):
-            log.warning("drift of %s of %s of endpoint %s after %d answers", what, key[1], key[0], watch.seen)
+            said = "drift of %s of %s of endpoint %s after %d answers: %s"
+            log.warning(said, what, key[1], key[0], watch.seen, watch.why)
+            if self._book is not None:
+                self._book.drifted(Drifted(*key, watch.why, watch.seen))
 
     def close(self) -> None:
         """Watch no more."""

@@ -177,8 +177,9 @@ class Drift:
         if self._classes:
             strongest = max(self._classes, key=Odds.wealth)
             classes = _logarithm(strongest.wealth()) - log(2.0 * len(self._classes))
-            if classes > ranks:
-                self._evidence, said = classes, strongest.says()
+            self._evidence = max(ranks, classes)
+            if strongest.wealth() > 1.0:  # of classes a name says more than a direction
+                said = strongest.says()
         if self._evidence < whole:
             return False
         self.alarms += 1

@@ -21,6 +21,8 @@ from gateway.pipeline.promise import Promise
 
 PREDICTIONS = "predictions"
 FLIPS = "flips"
+ALARMS = 64
+"""Of `drift` that wait to be told of, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,16 @@ class Gathered(NamedTuple):
     judged: dict[str, tuple[int, int, list[float]]]
     last: str
     heard: int
+
+
+class Drifted(NamedTuple):
+    """One alarm of `drift`. of: class or score. why: what the bet says that won. seen: answers until then."""
+
+    endpoint: str
+    version: str
+    of: str
+    why: str
+    seen: int
 
 
 class Arms(NamedTuple):
@@ -237,6 +249,7 @@ class Releases:
     def __init__(self, aside: Callable[[Callable[[], None]], None] | None = None) -> None:
         self.aside = _at_once if aside is None else aside
         self.told: dict[str, Told] = {}
+        self._drifted: list[Drifted] = []
         self._lives: dict[str, Live] = {}
 
     def live(
@@ -252,6 +265,18 @@ class Releases:
             made.heed(told)
         self._lives[name] = made
         return made
+
+    def drifted(self, alarm: Drifted) -> None:
+        """Keep an alarm until whoever writes the event log takes it."""
+        if len(self._drifted) < ALARMS:
+            self._drifted.append(alarm)
+
+    def take_drifted(self) -> Sequence[Drifted]:
+        """Return the alarms since the last call."""
+        if not self._drifted:
+            return ()
+        taken, self._drifted = self._drifted, []
+        return taken
 
     def heed(self, told: Told, live: Live | None) -> None:
         """Keep what was told, for the next one of that name, and pass it on. live: the one that runs."""

@@ -83,6 +83,10 @@ class Host:
         """Every release."""
         return self._releasing.views()
 
+    def drifts(self) -> list[views.View]:
+        """The last alarms of `drift`."""
+        return self._releasing.drifts()
+
     def move_release(self, name: str, word: str) -> views.View:
         """Move a release by hand."""
         return self._releasing.act(name, read_act(word))

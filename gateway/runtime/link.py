@@ -248,8 +248,9 @@ class Link:
     def _tell_evidence(self, crewman: Crewman) -> None:
         gathered = [live.take() for live in self._lives(crewman.snapshot)]
         told = tuple(one for one in gathered if one is not None)
-        if told:
-            self._send(messages.Evidence(told))
+        drifted = tuple(self.releases.take_drifted())
+        if told or drifted:
+            self._send(messages.Evidence(told, drifted))
 
     def _lives(self, snapshot: Snapshot) -> Sequence[Live]:
         """The releases of a snapshot, looked for once."""

@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from gateway.governance.leases import Answer
-from gateway.pipeline.releases import Gathered
+from gateway.pipeline.releases import Drifted, Gathered
 from gateway.pipeline.releases import Told as ReleaseTold
 from gateway.stores.leased import Draw
 from gateway.telemetry.families import Family
@@ -133,9 +133,10 @@ class Outdated(_Message, frozen=True):
 
 
 class Evidence(_Message, frozen=True):
-    """What requests said of releases since the last time."""
+    """What requests said of releases since the last time, and of what predicts otherwise."""
 
     gathered: tuple[Gathered, ...]
+    drifted: tuple[Drifted, ...]
 
 
 class Holding(_Message, frozen=True):

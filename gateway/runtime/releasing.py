@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -31,7 +32,7 @@ from gateway.governance.ramp import Act, Change, Impossible
 from gateway.pipeline.chain import Chosen
 from gateway.pipeline.pool import Instance
 from gateway.pipeline.ports import Clock
-from gateway.pipeline.releases import Arms, Gathered, Releases, Told
+from gateway.pipeline.releases import ALARMS, Arms, Drifted, Gathered, Releases, Told
 from gateway.pipeline.snapshot import Snapshot
 from gateway.runtime.circle import SYNC, Asked, Circle
 from gateway.runtime.course import Course
@@ -77,6 +78,7 @@ class Releasing:
         self._kept: State = file.load()
         self._courses: dict[str, Course] = {}
         self._events: list[dict[str, object]] = []
+        self._drifts: deque[View] = deque(maxlen=ALARMS)
         self._verdicts: dict[tuple[str, str], int] = {}
         self._revision = 0
         self._saved_at = 0.0
@@ -130,6 +132,18 @@ class Releasing:
             course = self._courses.get(one.name)
             if course is not None:
                 course.gather(one)
+
+    def drifted(self, alarms: Iterable[Drifted]) -> None:
+        """Write down what `drift` found in a process of this host."""
+        for one in alarms:
+            event = {"time": round(self._clock.wall(), 3), "event": "drift", "by": "drift", **one._asdict()}
+            self._drifts.append(event)
+            self._events.append(event)
+            self._saved_at = 0.0
+
+    def drifts(self) -> list[View]:
+        """The last alarms of `drift` since this process started, the oldest first."""
+        return list(self._drifts)
 
     def heard(self, worker: int, name: str, revision: int) -> None:
         """A worker holds its requests."""
@@ -203,6 +217,7 @@ class Releasing:
     def look(self) -> None:
         """Let every course move that can."""
         wall, now = self._clock.wall(), self._clock.now()
+        self.drifted(self._book.take_drifted())
         for course in self._courses.values():
             self.gather(filter(None, [course.filter.live.take()]))
             if course.flip is not None:

@@ -220,8 +220,9 @@ class Supervisor:
                 self._saw(hand, sightings)
             case messages.Tallied() | messages.Outdated():
                 self._tell(message, but=hand)
-            case messages.Evidence(gathered):
+            case messages.Evidence(gathered, drifted):
                 self._releasing.gather(gathered)
+                self._releasing.drifted(drifted)
             case messages.Holding(release, revision):
                 self._releasing.heard(hand.number, release, revision)
             case messages.Hello(version, _, _):

@@ -415,6 +415,10 @@ class Worker:
         """Every release."""
         return [] if self._releasing is None else self._releasing.views()
 
+    def drifts(self) -> list[views.View]:
+        """The last alarms of `drift`."""
+        return [] if self._releasing is None else self._releasing.drifts()
+
     def move_release(self, name: str, word: str) -> views.View:
         """Move a release by hand."""
         assert self._releasing is not None

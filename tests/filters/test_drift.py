@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gateway.cli.main import main
 from gateway.dialects.tensors import InferResponse, Tensor
 from gateway.filters.drift import numbers
 from tests.fakes.versions import page, version
-from tests.runtime.running import question, running
+from tests.runtime.running import question, running, until
 
 INFER = "/v2/models/m/infer"
 
 
 async def test_a_version_that_begins_to_predict_otherwise_is_told_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with version("v1") as one, version("v2") as two:
         policies = page(one, two, "{weight: 0%}") + "    drift: {sample: 100%}\n"
@@ -32,6 +35,16 @@ async def test_a_version_that_begins_to_predict_otherwise_is_told_of(
             one.corrupted = 1.0
             await ask(60)
             assert "drift of class of m1 1 of endpoint m" in caplog.text
+            await until(gateway.worker.drifts)
+            async with gateway.admin.get("/drifts") as answer:
+                first = (await answer.json())[0]
+            assert (first["event"], first["endpoint"], first["version"]) == ("drift", "m", "m1 1")
+            assert first["why"].endswith(" frequent")
+            log = tmp_path / ".headgate/releases.jsonl"
+            await until(lambda: log.exists() and json.loads(log.read_text().splitlines()[0]) == first)
+            for verb in (["releases"], ["diff", "--policies", str(tmp_path)]):
+                assert await asyncio.to_thread(main, [*verb, "--admin", gateway.admin_url]) == 0
+                assert f"{first['of']} of m1 1 at m, {first['why']}" in capsys.readouterr().out
             async with gateway.admin.get("/metrics") as answer:
                 shown = await answer.text()
             assert 'headgate_drift_alarms_total{endpoint="m",of="class",version="m1 1"} 1.0' in shown

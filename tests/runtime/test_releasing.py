@@ -138,6 +138,34 @@ async def test_a_blue_green_flip_is_one_moment_for_all_workers(
         assert await ask(gateway, 10) == {(200, "v1"): 10}
 
 
+async def test_what_a_worker_sees_drift_is_told_by_the_gateway(tmp_path: Path, stable: Version) -> None:
+    policies = page(stable, stable, "{weight: 0%}") + "    drift: {sample: 100%}\n"
+    async with crewed(tmp_path, policies, 2) as gateway:
+        address = f"http://127.0.0.1:{gateway.port}"
+        async with aiohttp.ClientSession(address) as http:  # one connection: one worker
+
+            async def predict(count: int) -> None:
+                for _ in range(count):
+                    async with http.post(INFER, json=question(1, 2)) as answer:
+                        assert answer.status == 200
+
+            await predict(300)
+            assert await gateway.json("/drifts") == []
+            stable.corrupted = 1.0
+            await predict(80)
+
+            async def told() -> bool:
+                alarms = await gateway.json("/drifts")
+                return {(one["version"], one["of"]) for one in alarms} == {
+                    ("m1 1", "class"),
+                    ("m1 1", "score"),
+                }
+
+            await gateway.until(told, "the alarm")
+            log = tmp_path / ".headgate/releases.jsonl"
+            await gateway.until(lambda: log.exists() and log.read_text().count('"event":"drift"') == 2)
+
+
 # The file
 
 
