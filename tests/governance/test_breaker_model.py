@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.governance.breaker import Breaker, BreakerSettings, State
@@ -23,11 +23,25 @@ SETTINGS = st.builds(
 )
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from([0.0, 0.1, 1.0, 3.0, 5.0, 12.0]),  # s since the step before
-        st.sampled_from(["admit", "ok", "ok", "fail", "fail", "slow", "ignored"]),
+        st.sampled_from([0.0, 0.0, 0.0, 0.1, 1.0, 1.5, 3.0, 5.0, 12.0]),  # s since the step before
+        st.sampled_from(
+            [
+                "admit",
+                "admit",
+                "ok",
+                "fail",
+                "slow",
+                "ignored",
+                "at once ok",
+                "at once ok",
+                "at once fail",
+                "at once slow",
+            ]
+        ),
         st.integers(0, 20),  # which of the calls under way
     ),
-    max_size=150,
+    min_size=40,
+    max_size=120,
 )
 
 
@@ -137,23 +151,35 @@ class Model:
         self.outcomes = []
 
 
+@settings(max_examples=400)
 @given(SETTINGS, STEPS, st.sampled_from([0.0, 0.25]))
-def test_traces_equal_those_of_the_reference_model(settings, steps, chance):
-    breaker, model = Breaker(settings, lambda: chance), Model(settings, chance)
+def test_traces_equal_those_of_the_reference_model(chosen, steps, chance):
+    breaker, model = Breaker(chosen, lambda: chance), Model(chosen, chance)
     under_way = []
     now = 0.0
+
+    def admit():
+        permit, call = breaker.admit(now), model.admit(now)
+        assert (permit is None) is (call is None)
+        if permit is not None:
+            under_way.append((permit, call))
+        return permit is not None
+
+    def record(what, which):
+        permit, call = under_way.pop(which)
+        slow = what == "slow" and chosen.slow_over is not None
+        breaker.record(what != "fail", 0.9 if what == "slow" else 0.1, now, permit, what == "ignored")
+        model.record(call, what != "fail", slow, what == "ignored", now)
+
     for gap, what, which in steps:
         now += gap
-        if what == "admit" or not under_way:
-            permit, call = breaker.admit(now), model.admit(now)
-            assert (permit is None) is (call is None)
-            if permit is not None:
-                under_way.append((permit, call))
+        if what.startswith("at once"):
+            if admit():
+                record(what.removeprefix("at once "), -1)
+        elif what == "admit" or not under_way:
+            admit()
         else:
-            permit, call = under_way.pop(which % len(under_way))
-            slow = what == "slow" and settings.slow_over is not None
-            breaker.record(what != "fail", 0.9 if what == "slow" else 0.1, now, permit, what == "ignored")
-            model.record(call, what != "fail", slow, what == "ignored", now)
+            record(what, which % len(under_way))
         assert breaker.state is model.state
         assert breaker.changes == model.period
         if model.state is State.OPEN:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from types import MappingProxyType
 
+from gateway.governance.breaker import Breaker, State
 from gateway.http.forwarded import Forwarding
 from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.chain import Chain
@@ -226,9 +227,17 @@ class Stage:
             assert pool.in_flight == 0, pool
             for instance in pool.members.instances:
                 assert instance.in_flight == 0, instance
+            for breaker in breakers(pool):
+                assert breaker.state is not State.HALF_OPEN or "| 0 probes out" in repr(breaker), breaker
         assert self.gateway.pressure.in_flight == 0
         assert self.timers.live == 0
         assert len(self.done) == 1
+
+
+def breakers(pool: Pool) -> list[Breaker]:
+    """Those of its instances, and its own."""
+    found = [pool.breaker, *(instance.breaker for instance in pool.members.instances)]
+    return [breaker for breaker in found if breaker is not None]
 
 
 def make_pool(

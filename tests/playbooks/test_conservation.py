@@ -20,7 +20,7 @@ from gateway.pipeline.phase import Phase
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.pool_verbs import Breaker, Hedge, PoolSettings, Retry
 from gateway.pipeline.promise import Eventual, Promise
-from tests.playbooks.stage import Stage, make_pool
+from tests.playbooks.stage import Stage, breakers, make_pool
 
 VERDICTS = st.sampled_from(["pass", "wait", "refuse", "answer", "bug"])
 EVENTS = st.sampled_from(
@@ -109,6 +109,7 @@ ATTEMPTS = 1 + Retry().attempts + 1  # the first, its retries, a hedge
     st.sampled_from([0, 100]),
     st.integers(1, 4),
     st.booleans(),
+    st.booleans(),
 )
 def test_everything_taken_is_given_back_exactly_once(
     told: list[tuple[str, bool, str, bool]],
@@ -117,8 +118,10 @@ def test_everything_taken_is_given_back_exactly_once(
     replay_limit: int,
     instances: int,
     hedges: bool,
+    probes: bool,
 ) -> None:
-    pool = PoolSettings(breaker=Breaker(min_calls=2), hedge=Hedge(at="50ms") if hedges else None)
+    """probes: all breakers are half open, so that the first call of each instance is a probe."""
+    pool = PoolSettings(breaker=Breaker(of="both", min_calls=2), hedge=Hedge(at="50ms") if hedges else None)
     stage = Stage(settings=pool, replay_limit=replay_limit)
     lite = make_pool("lite", ["l"], stage)
     filters = [
@@ -127,6 +130,9 @@ def test_everything_taken_is_given_back_exactly_once(
     stage = Stage(
         filters, settings=pool, replay_limit=replay_limit, pools=[lite], instances="abcd"[:instances]
     )
+    if probes:
+        for breaker in breakers(stage.snapshot.pools["main"]):
+            breaker.open_too(stage.clock.now(), stage.clock.now())
     drive(stage, filters, streamed, events)
     sends = [line for line in stage.log if line.startswith("send")]
     assert sum(line != "send l" for line in sends) <= ATTEMPTS
