@@ -157,7 +157,9 @@ def put_together(rows: Sequence[Row], id: str | None) -> InferResponse:
         raise InvalidPrediction(WRONG_SHAPE, "the rows are of answers of different forms")
     try:
         form = orjson.loads(known)
-        outputs = [(str(name), str(dtype), tuple(shape)) for name, dtype, shape in form["outputs"]]
+        outputs = [(str(name), str(dtype), tuple(map(int, shape))) for name, dtype, shape in form["outputs"]]
+        if not all(dtype == BYTES or dtype in NUMPY for _, dtype, _ in outputs):
+            raise ValueError("unknown dtype")
         model, version = str(form["model"]), str(form["version"])
     except (ValueError, KeyError, TypeError) as damaged:
         raise InvalidPrediction(MALFORMED_REQUEST, "a kept row is damaged") from damaged

@@ -440,9 +440,12 @@ def _translate(
     age: tuple[bytes, bytes],
 ) -> Response | None:
     assert ctx.dialect is not None
+    written_in = BY_NAME.get(kept.dialect)
+    if written_in is None:
+        return None
     try:
         expected = None if signature is None else signature.named(infer.signature)
-        result = BY_NAME[kept.dialect].read_response(kept.headers, kept.body, expected)
+        result = written_in.read_response(kept.headers, kept.body, expected)
         headers, body = losses.write_response(ctx.dialect, result, infer)
     except InvalidPrediction:
         return None

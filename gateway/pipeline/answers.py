@@ -36,16 +36,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-import orjson
-
 from gateway.governance.bounded_map import BoundedMap
 from gateway.governance.flights import Flights, Role
 from gateway.governance.freshness import Freshness, State
 from gateway.http.message import Headers
+from gateway.pipeline import answer_blobs
 from gateway.pipeline.ports import BlobStore, Clock, Lease, SharedBlobs, Timers
 from gateway.pipeline.promise import Eventual, Promise
 
-FORMAT: Final = 2  # of an answer in the shared store
 EVERYTHING: Final = "all"
 MOST_PURGED: Final = 10_000  # tags whose purge is remembered
 SKEW: Final = 1.0  # s by which the clocks of two gateways may differ
@@ -308,8 +306,9 @@ class AnswerStore:
         kept, stored = read
         if self._was_purged(key, kept.tags, stored - SKEW) or kept.freshness.state(now) is State.GONE:
             return None
+        if not self._memory.put(key, kept, kept.size, kept.tags):
+            return None  # larger than all that we may have: not one of ours either
         self.hits += 1
-        self._memory.put(key, kept, kept.size, kept.tags)
         return kept
 
     # Who waits for what
@@ -476,45 +475,39 @@ def tag(kind: str, name: str) -> str:
     return f"{kind}:{name}"
 
 
-# In the shared store: one line of JSON about the answer, then its body
+# In the shared store
 
 
 def _to_blob(kept: Kept, wall: float) -> bytes:
-    about = {
-        "format": FORMAT,
-        "stored": wall,
-        "windows": [kept.windows.ttl, kept.windows.stale_while_revalidate, kept.windows.stale_if_error],
-        "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in kept.headers],
-        "dialect": kept.dialect,
-        "style": kept.style,
-        "status": kept.status,
-        "id": kept.id,
-        "tags": kept.tags,
-    }
-    return orjson.dumps(about) + b"\n" + kept.body
+    about = answer_blobs.About(
+        format=answer_blobs.FORMAT,
+        stored=wall,
+        windows=(kept.windows.ttl, kept.windows.stale_while_revalidate, kept.windows.stale_if_error),
+        headers=answer_blobs.text(kept.headers),
+        dialect=kept.dialect,
+        style=kept.style,
+        status=kept.status,
+        id=kept.id,
+        tags=kept.tags,
+    )
+    return answer_blobs.write(about, kept.body)
 
 
 def _read_blob(blob: bytes, now: float, wall: float) -> tuple[Kept, float] | None:
     """Return the answer and when it was stored (s since the epoch); None if it isn't one of ours."""
-    line, _, body = blob.partition(b"\n")
-    try:
-        about = orjson.loads(line)
-        if about["format"] != FORMAT:
-            return None
-        stored = float(about["stored"])
-        windows = Windows(*(float(window) for window in about["windows"]))
-        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in about["headers"]]
-        kept = Kept(
-            now - max(0.0, wall - stored),
-            windows,
-            headers,
-            body,
-            dialect=str(about["dialect"]),
-            style=str(about["style"]),
-            id=about["id"],
-            tags=tuple(about["tags"]),
-            status=int(about["status"]),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    read = answer_blobs.read(blob)
+    if read is None:
         return None
-    return kept, stored
+    about, headers, body = read
+    kept = Kept(
+        now - max(0.0, wall - about.stored),
+        Windows(*about.windows),
+        headers,
+        body,
+        dialect=about.dialect,
+        style=about.style,
+        id=about.id,
+        tags=about.tags,
+        status=about.status,
+    )
+    return kept, about.stored

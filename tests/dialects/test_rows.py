@@ -146,6 +146,26 @@ def test_an_answer_with_other_rows_is_refused() -> None:
             take_apart(response, rows)
 
 
+@pytest.mark.parametrize(
+    "about",
+    [
+        b"[]",
+        b"{}",
+        b'{"outputs": 1}',
+        b'{"outputs": [["y", "FP99", []]], "model": "m", "version": ""}',
+        b'{"outputs": [["y", "FP32", ["a"]]], "model": "m", "version": ""}',
+        b'{"outputs": [["y", "FP32", [-1]]], "model": "m", "version": ""}',
+        b'{"outputs": [["y", "FP32", 3]], "model": "m", "version": ""}',
+        b'{"outputs": [["y", "FP32", [9223372036854775807, 9]]], "model": "m", "version": ""}',
+        b'{"outputs": [["y", "BYTES", [2]]], "model": "m", "version": ""}',
+    ],
+)
+@pytest.mark.parametrize("content", [b"", b"\x04", b"\x04\0\0\0abcd", b"\xff\xff\xff\xffab"])
+def test_damaged_rows_are_refused(about: bytes, content: bytes) -> None:
+    with pytest.raises(InvalidPrediction):
+        put_together([Row(about, content)] * 2, None)
+
+
 def test_rows_of_unlike_answers_are_not_put_together() -> None:
     one = take_apart(InferResponse(None, "m", "", (column("o", "FP32", [[1]]),), NOTHING), 1)
     other = take_apart(InferResponse(None, "m", "", (column("o", "FP32", [[1, 2]]),), NOTHING), 1)

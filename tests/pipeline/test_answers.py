@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import math
+import re
+
+import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.governance.flights import Role
@@ -106,6 +110,92 @@ def test_what_is_no_answer_of_ours_is_a_miss(blob: bytes) -> None:
     blobs = MemoryBlobs(100_000, clock)
     blobs.set(b"k", blob, 60.0)
     assert AnswerStore(10_000, blobs).find(b"k", 0.0, WALL) is None
+
+
+def written(**fields: object) -> bytes:
+    """What a gateway writes of an answer, with other fields."""
+    clock = ManualClock()
+    blobs = MemoryBlobs(100_000, clock)
+    AnswerStore(10_000, blobs).keep(b"k", kept(), WALL, WALL)
+    line, _, body = (blobs.get(b"k") or b"").partition(b"\n")
+    return orjson.dumps({**orjson.loads(line), **fields}) + b"\n" + body
+
+
+def found_of(blob: bytes, capacity: int = 10_000) -> Kept | None:
+    """What becomes of a blob that somebody put there."""
+    blobs = MemoryBlobs(1_000_000, ManualClock())
+    blobs.set(b"k", blob, 60.0)
+    found = AnswerStore(capacity, blobs).find(b"k", 1000.0, WALL)
+    assert not isinstance(found, Promise)
+    return found
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"status": 99},
+        {"status": 600},
+        {"status": 101},
+        {"status": "x"},
+        {"stored": "nan"},
+        {"stored": "inf"},
+        {"stored": None},
+        {"windows": ["inf", 0, 0]},
+        {"windows": ["nan", 0, 0]},
+        {"windows": [-1, 0, 0]},
+        {"windows": [1, 2, 3, 4]},
+        {"windows": 30},
+        {"headers": [["x-a", "b\r\nset-cookie: c"]]},
+        {"headers": [["x-a", "b\x00"]]},
+        {"headers": [["x-a: b\r\nx", "c"]]},
+        {"headers": [["X-A", "b"]]},
+        {"headers": [["", "b"]]},
+        {"headers": [["x-a", "\u20ac"]]},
+        {"headers": [["content-length", "1"]]},
+        {"headers": [["transfer-encoding", "chunked"]]},
+        {"headers": [["x-a"]]},
+        {"headers": {"x-a": "b"}},
+        {"id": 7},
+        {"id": ["a"]},
+        {"tags": "endpoint:m"},
+        {"tags": [1]},
+        {"dialect": None},
+    ],
+    ids=str,
+)
+def test_a_blob_that_no_gateway_wrote_so_is_a_miss(fields: dict[str, object]) -> None:
+    assert found_of(written()) is not None
+    assert found_of(written(**fields)) is None
+
+
+def test_a_blob_larger_than_the_store_is_a_miss() -> None:
+    assert found_of(written() + b"x" * 9_000) is not None
+    assert found_of(written() + b"x" * 11_000) is None
+
+
+_ODD = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.dictionaries(st.sampled_from(sorted(orjson.loads(written().partition(b"\n")[0]))), _ODD, max_size=3)
+)
+def test_whatever_is_in_the_shared_store_nothing_breaks_or_leaks_into_the_head(
+    fields: dict[str, object],
+) -> None:
+    found = found_of(written(**fields))
+    if found is None:
+        return
+    assert 200 <= found.status < 600
+    assert found.id is None or isinstance(found.id, str)
+    assert math.isfinite(found.freshness.gone_at)
+    for name, value in found.headers:
+        assert re.fullmatch(rb"[!#-'*+.^_`|~0-9a-z-]+", name)
+        assert not re.search(rb"[\r\n\0]", value)
 
 
 # Purging
