@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 
+import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -64,6 +67,72 @@ async def version(name: str, **how: float) -> AsyncIterator[Version]:
         assert server.port is not None
         made.port = server.port
         yield made
+
+
+@asynccontextmanager
+async def load(*addresses: str, rate: float = 60.0) -> AsyncIterator[Counter[tuple[int, str]]]:
+    """Ask gateways in turn, `rate` times a second whatever comes of it, until the block is left.
+
+    Counts status and version; status 0: no answer.
+    """
+    seen: Counter[tuple[int, str]] = Counter()
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(http: aiohttp.ClientSession) -> None:
+        try:
+            async with http.post("/v2/models/m/infer", json=body) as answer:
+                await answer.read()
+                seen[answer.status, answer.headers.get("x-served-by", "")] += 1
+        except aiohttp.ClientError:
+            seen[0, ""] += 1
+
+    async def drive(clients: list[aiohttp.ClientSession]) -> None:
+        for http in cycle(clients):
+            tasks.add(asyncio.create_task(ask(http)))
+            await asyncio.sleep(1 / rate)
+
+    async with AsyncExitStack() as stack:
+        # A connection per request: all workers of a gateway get some.
+        clients = [
+            await stack.enter_async_context(
+                aiohttp.ClientSession(one, connector=aiohttp.TCPConnector(force_close=True))
+            )
+            for one in addresses
+        ]
+        driving = asyncio.create_task(drive(clients))
+        try:
+            yield seen
+        finally:
+            driving.cancel()
+            await asyncio.gather(driving, *tasks, return_exceptions=True)
+
+
+ROLLING = (
+    "pools:\n  m1: {find: m-1, speaks: kserve-v2}\n  m2: {find: m-2, speaks: kserve-v2}\n"
+    "endpoints:\n  m:\n    model: m\n    authenticate: none\n    versions: {1: m1, 2: m2}\n"
+    "    labels: {stable: 1}\n    release: {kind: rolling, pause: 200ms}\n"
+)
+"""One endpoint `m` whose instances register: version 1 as m-1, version 2 as m-2."""
+
+
+class Fleet:
+    """Registers instances at every gateway, by their admin APIs, and takes them away."""
+
+    def __init__(self, *admins: aiohttp.ClientSession) -> None:
+        self._admins = admins
+        self._leases: dict[int, list[tuple[aiohttp.ClientSession, str]]] = {}
+
+    async def add(self, service: str, one: Version) -> None:
+        told = {"id": f"{service}-{one.port}", "address": f"127.0.0.1:{one.port}"}
+        for admin in self._admins:
+            async with admin.post(f"/registry/{service}", json=told) as answer:
+                self._leases.setdefault(one.port, []).append((admin, str((await answer.json())["lease"])))
+
+    async def remove(self, one: Version) -> None:
+        for admin, lease in self._leases.pop(one.port):
+            async with admin.delete(f"/registry/leases/{lease}"):
+                pass
 
 
 def page(stable: Version, candidate: Version, release: str) -> str:

@@ -21,7 +21,7 @@ JUDGE = JudgeBy(latency_p99=Factor(1.2))
 class Judged(Traffic):
     """Two versions and a release with a judge. weight: the candidate's share."""
 
-    def __init__(self, weight: float = 0.0, **settings: Any) -> None:
+    def __init__(self, weight: float | None = 0.0, **settings: Any) -> None:
         super().__init__(
             {"v1": 1, "v2": 1, "lite": 1}, versions={"1": "v1", "2": "v2"}, labels={"stable": "1"}
         )
@@ -37,7 +37,7 @@ class Judged(Traffic):
         )
         self.parts.mirrors = Mirrors(gateway)
         settings.setdefault("judge", JUDGE)
-        (made,) = self.use(KIND, Release(weight=Ratio(weight), **settings))
+        (made,) = self.use(KIND, Release(weight=None if weight is None else Ratio(weight), **settings))
         assert isinstance(made, ReleaseFilter)
         self.release = made
 
@@ -185,6 +185,17 @@ def test_a_pair_is_compared_in_the_clients_dialect(body: bytes, status: int, why
     assert found.pairs == 1
     assert why in found.last
     assert found.judged["predictions"][0] == bool(why)
+
+
+def test_of_stables_requests_only_the_sample_is_put_to_the_candidate() -> None:
+    traffic = Judged(judge=JudgeBy(predictions=Predictions(sample=Ratio(0.2))))
+    for _ in range(200):
+        before = len(traffic.upstream.calls)
+        traffic.send()
+        traffic.upstream.calls[before].answer(b'{"predictions":[1]}')
+        for copy in traffic.upstream.calls[before + 1 :]:
+            copy.answer(b'{"predictions":[1]}')
+    assert 15 <= traffic.gathered.pairs <= 70  # 40, give or take 4.4 standard deviations
 
 
 def test_what_stable_could_not_answer_is_not_compared() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.fakes.versions import Version, page, version
+from tests.fakes.versions import ROLLING, Fleet, page, version
 from tests.runtime.running import Running, question, running, until, write
 
 INFER = "/v2/models/m/infer"
@@ -213,37 +213,52 @@ async def test_a_blue_green_flip_waits_for_the_sample_and_loses_nothing(tmp_path
 
 
 async def test_a_rolling_update_follows_the_instances_and_loses_nothing(tmp_path: Path) -> None:
-    async with version("v1") as a, version("v1") as b, version("v2") as c, version("v2") as d:
-        page_ = (
-            "pools:\n  m1: {find: m-1, speaks: kserve-v2}\n  m2: {find: m-2, speaks: kserve-v2}\n"
-            "endpoints:\n  m:\n    model: m\n    authenticate: none\n    versions: {1: m1, 2: m2}\n"
-            "    labels: {stable: 1}\n    release: {kind: rolling, pause: 200ms}\n"
-        )
-        base = "log: {access: off}\nregistry: local\n"
+    base = "log: {access: off}\nregistry: local\n"
+    async with (
+        version("v1") as a,
+        version("v1") as b,
+        version("v2") as c,
+        version("v2") as d,
+        running(tmp_path, ROLLING, base) as gateway,
+    ):
+        fleet = Fleet(gateway.admin)
+        pools = gateway.worker.snapshot.pools
+        for one in (a, b):
+            await fleet.add("m-1", one)
+        await until(lambda: len(pools["m1"].members.instances) == 2)
+        await asyncio.sleep(0.3)
+        seen: Counter[tuple[int, str]] = Counter()
+        driving = asyncio.create_task(drive(gateway, 60, 4, seen))
+        weights = []
+        for old, new in ((a, c), (b, d)):
+            await fleet.add("m-2", new)
+            await asyncio.sleep(0.5)
+            weights.append((await release_of(gateway))["weight"])
+            await fleet.remove(old)
+            await asyncio.sleep(0.2)
+        await phase_is(gateway, "promoted")
+        await driving
+        assert weights == [0.5, 1.0]
+        assert seen.keys() == {(200, "v1"), (200, "v2")}
 
-        async def register(gateway: Running, service: str, one: Version) -> str:
-            told = {"id": f"{service}-{one.port}", "address": f"127.0.0.1:{one.port}"}
-            async with gateway.admin.post(f"/registry/{service}", json=told) as answer:
-                return str((await answer.json())["lease"])
 
-        async with running(tmp_path, page_, base) as gateway:
-            pools = gateway.worker.snapshot.pools
-            leases = [await register(gateway, "m-1", one) for one in (a, b)]
-            await until(lambda: len(pools["m1"].members.instances) == 2)
+async def test_blue_green_waits_for_as_many_instances_as_are_wanted_and_a_sample_of_each(
+    tmp_path: Path,
+) -> None:
+    sample = '{path: /v2/models/m/infer, body: \'{"inputs": [{"shape": [1, 2]}]}\'}'
+    release = f"{{kind: blue_green, ready: {{instances: 2, sample: {sample}}}}}"
+    async with version("v1") as one, version("v2") as two, version("v2", broken=1.0) as three:
+        text = page(one, two, release)
+        async with running(tmp_path, text) as gateway:
+            await asyncio.sleep(0.5)  # some looks
+            assert (two.asked, (await release_of(gateway))["weight"]) == (0, 0)
+            first = f"'127.0.0.1:{two.port}'"
+            write(tmp_path, text.replace(first, f"{first}, '127.0.0.1:{three.port}'"))
+            await until(lambda: two.asked and three.asked)
             await asyncio.sleep(0.3)
-            seen: Counter[tuple[int, str]] = Counter()
-            driving = asyncio.create_task(drive(gateway, 60, 4, seen))
-            weights = []
-            for lease, one in zip(leases, (c, d), strict=True):
-                await register(gateway, "m-2", one)
-                await asyncio.sleep(0.5)
-                weights.append((await release_of(gateway))["weight"])
-                async with gateway.admin.delete(f"/registry/leases/{lease}"):
-                    await asyncio.sleep(0.2)
+            assert (await release_of(gateway))["weight"] == 0
+            three.broken = 0.0
             await phase_is(gateway, "promoted")
-            await driving
-            assert weights == [0.5, 1.0]
-            assert seen.keys() == {(200, "v1"), (200, "v2")}
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"m": {"phase": 1}}'])

@@ -15,7 +15,7 @@ from gateway.pipeline.releases import Gathered
 from gateway.runtime.circle import Asked, Circle
 from gateway.stores.redis import Address, RedisClient
 from gateway.stores.redis_releases import AT_ONCE, Met, RedisTable
-from tests.fakes.versions import Version, page, version
+from tests.fakes.versions import ROLLING, Fleet, load, page, version
 from tests.runtime.running import Running, question, running
 from tests.services.redis import RedisServer
 
@@ -179,10 +179,9 @@ async def test_redis_and_this_table_agree(redis_server: RedisServer) -> None:
 
 @asynccontextmanager
 async def pair(
-    folder: Path, redis: RedisServer, stable: Version, candidate: Version, release: str
+    folder: Path, redis: RedisServer, text: str, registry: str = "static"
 ) -> AsyncIterator[tuple[Running, Running]]:
-    base = f"registry: static\nlog: {{access: off}}\nstores: {{shared_releases: '{redis.url}'}}\n"
-    text = page(stable, candidate, release)
+    base = f"registry: {registry}\nlog: {{access: off}}\nstores: {{shared_releases: '{redis.url}'}}\n"
     for name in ("one", "other"):
         (folder / name).mkdir()
     async with (
@@ -221,7 +220,7 @@ async def test_two_gateways_gather_together_decide_once_and_go_on_without_redis(
     async with (
         version("v1") as stable,
         version("v2") as candidate,
-        pair(tmp_path, redis_server, stable, candidate, "{weight: 50%, judge: {}}") as (one, other),
+        pair(tmp_path, redis_server, page(stable, candidate, "{weight: 50%, judge: {}}")) as (one, other),
     ):
         await until(lambda: {shown(one)["decided"], shown(other)["decided"]} == {"here", "elsewhere"}, "")
         await ask(one, 10)
@@ -252,3 +251,66 @@ async def test_two_gateways_gather_together_decide_once_and_go_on_without_redis(
         redis_server.start()
         await until(lambda: shown(leader)["phase"] == "rolled_back", "what was done alone")
         assert shown(follower)["phase"] == "rolled_back"
+
+
+def address(gateway: Running) -> str:
+    return "http://{}:{}".format(*gateway.worker.http_address)
+
+
+async def until_they_meet(one: Running, other: Running) -> None:
+    roles = {"here", "elsewhere"}
+    await until(lambda: {shown(one)["decided"], shown(other)["decided"]} == roles, "one that leads")
+
+
+@pytest.mark.service("redis")
+async def test_a_blue_green_flip_of_two_gateways_loses_nothing(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    sample = '{path: /v2/models/m/infer, body: \'{"inputs": [{"shape": [1, 2]}]}\'}'
+    async with version("v1") as stable, version("v2", broken=1.0) as candidate:
+        text = page(stable, candidate, f"{{kind: blue_green, ready: {{sample: {sample}}}}}")
+        async with pair(tmp_path, redis_server, text) as (one, other):
+            await until_they_meet(one, other)
+            async with load(address(one), address(other)) as seen:
+                await until(lambda: candidate.asked > 0, "the sample")
+                assert await ask(one, 5) == await ask(other, 5) == {"v1"}
+                candidate.broken = 0.0
+                for gateway in (one, other):
+                    await until(lambda: shown(gateway)["weight"] == 1, "the flip")  # noqa: B023
+                    assert await ask(gateway, 5) == {"v2"}
+                other.worker.move_release("m", "rollback")
+                for gateway in (one, other):
+                    await until(lambda: shown(gateway)["weight"] == 0, "the way back")  # noqa: B023
+                    assert await ask(gateway, 5) == {"v1"}
+            assert seen.keys() == {(200, "v1"), (200, "v2")}
+
+
+@pytest.mark.service("redis")
+async def test_a_rolling_update_behind_two_gateways_loses_nothing(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    async with (
+        version("v1") as a,
+        version("v1") as b,
+        version("v2") as c,
+        version("v2") as d,
+        pair(tmp_path, redis_server, ROLLING, "local") as (one, other),
+    ):
+        await until_they_meet(one, other)
+        fleet = Fleet(one.admin, other.admin)
+        for instance in (a, b):
+            await fleet.add("m-1", instance)
+        pools = [gateway.worker.snapshot.pools for gateway in (one, other)]
+        await until(lambda: all(len(of["m1"].members.instances) == 2 for of in pools), "stable")
+        await asyncio.sleep(0.3)  # a look: how many there were at first
+        async with load(address(one), address(other)) as seen:
+            for old, new, weight in ((a, c, 0.5), (b, d, 1.0)):
+                await fleet.add("m-2", new)
+                for gateway in (one, other):
+                    await until(lambda: shown(gateway)["weight"] == weight, "its share")  # noqa: B023
+                await fleet.remove(old)
+                await asyncio.sleep(0.2)
+            for gateway in (one, other):
+                await until(lambda: shown(gateway)["phase"] == "promoted", "the end")  # noqa: B023
+                assert await ask(gateway, 5) == {"v2"}
+        assert seen.keys() == {(200, "v1"), (200, "v2")}

@@ -16,7 +16,7 @@ import pytest
 from gateway.filters.release import Release
 from gateway.runtime.policies import read
 from gateway.runtime.release_file import ReleaseFile
-from tests.fakes.versions import Version, page, version
+from tests.fakes.versions import ROLLING, Fleet, Version, load, page, version
 from tests.runtime.crews import Crewed, crewed
 from tests.runtime.running import question
 
@@ -136,6 +136,41 @@ async def test_a_blue_green_flip_is_one_moment_for_all_workers(
         assert await move(gateway, "rollback") == 200
         await asyncio.sleep(0.2)
         assert await ask(gateway, 10) == {(200, "v1"): 10}
+
+
+async def test_a_rolling_update_behind_two_workers_loses_nothing(tmp_path: Path) -> None:
+    base = "registry: local\nlimits: {drain: 5s}\n"
+    async with (
+        version("v1") as a,
+        version("v1") as b,
+        version("v2") as c,
+        version("v2") as d,
+        crewed(tmp_path, ROLLING, 2, base=base) as gateway,
+    ):
+        fleet = Fleet(gateway.admin)
+        for one in (a, b):
+            await fleet.add("m-1", one)
+
+        async def serves() -> bool:
+            return set(await ask(gateway, 8)) == {(200, "v1")}
+
+        await gateway.until(serves)
+        async with load(f"http://127.0.0.1:{gateway.port}") as seen:
+            weights = []
+            for old, new in ((a, c), (b, d)):
+                await fleet.add("m-2", new)
+                await asyncio.sleep(0.6)
+                weights.append((await release_of(gateway))["weight"])
+                await fleet.remove(old)
+                await asyncio.sleep(0.2)
+
+            async def promoted() -> bool:
+                return (await release_of(gateway))["phase"] == "promoted"
+
+            await gateway.until(promoted)
+        assert weights == [0.5, 1.0]
+        assert seen.keys() == {(200, "v1"), (200, "v2")}
+        assert await ask(gateway, 10) == {(200, "v2"): 10}
 
 
 async def test_what_a_worker_sees_drift_is_told_by_the_gateway(tmp_path: Path, stable: Version) -> None:
