@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 REQUESTS = 25_000
-SEEDS = (1, 2)
-WORTH = 10.0  # the policy's default
+SEEDS = (51, 52)  # fresh
 
 
 class Scenario(NamedTuple):
-    """load: of the capacity if all prefixes were cached. zipf: its exponent. times in seconds."""
+    """load: of the capacity if all prefixes were cached. zipf: its exponent. times in seconds.
+
+    worth: the policy's, its default or by the rule of docs/operating.md.
+    """
 
     load: float
     instances: int = 8
@@ -48,14 +50,23 @@ class Scenario(NamedTuple):
     miss: float = 0.4
     hit: float = 0.05
     answer: float = 0.15
+    worth: float = 10.0
 
 
 TUNED = {"load 0.5": Scenario(0.5), "load 0.65": Scenario(0.65)}
-HELD_OUT = {
-    "held out: load 0.75": Scenario(0.75),
-    "held out: 6 of 8 slots, misses of 1 s, flatter": Scenario(
-        0.4, 6, 8, 60, 500, 0.7, miss=1.0, hit=0.1, answer=0.3
+SEEN = {
+    "load 0.75": Scenario(0.75),
+    "6 of 8 slots, misses of 1 s, flatter": Scenario(0.4, 6, 8, 60, 500, 0.7, miss=1.0, hit=0.1, answer=0.3),
+    "12 of 2 slots, 2,000 prefixes": Scenario(
+        0.7, 12, 2, 80, 2000, 1.1, miss=0.6, hit=0.05, answer=0.3, worth=3.0
     ),
+}
+"""Held out at first; looked at since: the rule for `worth` comes from the last one."""
+HELD_OUT = {
+    "held out: 4 of 16 slots, few prefixes": Scenario(
+        0.6, 4, 16, 20, 120, 0.8, miss=0.3, hit=0.03, answer=0.2
+    ),
+    "held out: 20 of 4 slots, flat": Scenario(0.5, 20, 4, 30, 400, 0.5, miss=0.8, hit=0.08, answer=0.2),
 }
 
 
@@ -95,7 +106,7 @@ def _ours(machines: list[Machine], scenario: Scenario, rng: Random) -> Pick:
 
     def pick(prefix: int, now: float) -> Machine:
         blocks = (_hash(prefix),)
-        chosen = picker.pick_warm(affinity.warm(blocks, now), WORTH, now, ())
+        chosen = picker.pick_warm(affinity.warm(blocks, now), scenario.worth, now, ())
         assert chosen is not None
         affinity.placed(blocks, chosen.key, now)
         return chosen
@@ -241,7 +252,7 @@ def run() -> Report:
     rows: list[list[Cell]] = []
     ours: dict[str, Result] = {}
     best: dict[str, float] = {}
-    for name, scenario in {**TUNED, **HELD_OUT}.items():
+    for name, scenario in {**TUNED, **SEEN, **HELD_OUT}.items():
         for who, law in LAWS.items():
             runs = [simulate(scenario, law, seed) for seed in SEEDS]
             result = Result(*(sum(values) / len(runs) for values in zip(*runs, strict=True)))
@@ -259,14 +270,16 @@ def run() -> Report:
         (
             Target("p99 of the first token at load 0.65, s", ours["load 0.65"].p99, "<=", 0.6),
             Target("share cached at load 0.65", ours["load 0.65"].hits, ">=", 0.8),
-            Target("held out: p99 over the best other's", max(over[n] for n in HELD_OUT), "<=", 1.1),
+            Target(
+                "p99 over the best other's, not tuned on", max(over[n] for n in (*SEEN, *HELD_OUT)), "<=", 1.1
+            ),
         ),
         lambda axes: _draw(axes, rows),
     )
 
 
 def _draw(axes: Axes, rows: list[list[Cell]]) -> None:
-    names = [*TUNED, *HELD_OUT]
+    names = [*TUNED, *SEEN, *HELD_OUT]
     for index, who in enumerate(LAWS):
         values = [min(10.0, float(row[4] or 0.0)) for row in rows if row[1] == who]
         axes.barh([i - 0.13 * index for i in range(len(names))], values, 0.12, label=who)
