@@ -7,9 +7,8 @@ extension.
         {"id"?, "parameters"?, "inputs": [{"name", "datatype", "shape", "data"}, ...], "outputs"?: [{"name"}]}
     -> {"model_name", "model_version"?, "id"?, "parameters"?, "outputs": [...]}
 
-`data` may be flat or nested as `shape` says. BYTES in JSON are UTF-8 text. Requests are strict JSON; answers
-may hold NaN and Infinity tokens, because some servers write them. Nothing non-finite is written as JSON:
-orjson would make it null, silently. Duplicate members are refused (see json_text.py).
+Tensors: kserve_v2_tensors.py. Requests are strict JSON; answers may hold NaN and Infinity tokens, because
+some servers write them. Duplicate members are refused (see json_text.py).
 
 Binary tensors (`Inference-Header-Content-Length`, `binary_data_size`) are read in requests and answers, and
 written to a client that asked for one binary output or all. They are never written to a backend: not all can
@@ -22,22 +21,23 @@ Signature names have no field here; `parameters.signature_name` carries them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from math import prod
+from collections.abc import Sequence
 from typing import Final
 
-from gateway.dialects.binary import JSON_LENGTH, BinaryTail, from_binary, split, to_binary
+from gateway.dialects.binary import BinaryTail, split
 from gateway.dialects.errors import (
     MALFORMED_REQUEST,
-    NOT_FINITE,
-    NOT_TEXT,
-    UNSUPPORTED,
-    WRONG_DTYPE,
-    WRONG_NAME,
-    WRONG_SHAPE,
     InvalidPrediction,
 )
 from gateway.dialects.json_text import read_json, write_json
+from gateway.dialects.kserve_v2_tensors import (
+    optional_text,
+    read_outputs,
+    read_params,
+    read_tensors,
+    write_binary,
+    write_tensor,
+)
 from gateway.dialects.metadata import DEFAULT_SIGNATURE, Metadata, Signature, as_declared, explain
 from gateway.dialects.open_inference import describe_model, read_model
 from gateway.dialects.protocol import (
@@ -59,17 +59,10 @@ from gateway.dialects.protocol import (
     wanted,
 )
 from gateway.dialects.tensors import (
-    BYTES,
-    DTYPES,
     NOTHING,
     InferRequest,
     InferResponse,
     Style,
-    Tensor,
-    check_shape,
-    is_finite,
-    numbers,
-    unnest,
 )
 from gateway.http.message import Headers
 
@@ -90,7 +83,6 @@ _SUFFIX: Final = {
     Operation.READY: b"/ready",
     Operation.METADATA: b"",
 }
-_DTYPES: Final = frozenset(DTYPES)
 
 
 class KServeV2(OverHttp):
@@ -177,7 +169,7 @@ class KServeV2(OverHttp):
             params["signature_name"] = infer.signature
         if params:
             document["parameters"] = params
-        document["inputs"] = [_write_tensor(tensor) for tensor in infer.inputs]
+        document["inputs"] = [write_tensor(tensor) for tensor in infer.inputs]
         if infer.outputs is not None:
             document["outputs"] = [{"name": name} for name in infer.outputs]
         return Call(b"POST", _model_path(model, version) + b"/infer", [JSON_TYPE], write_json(document))
@@ -188,13 +180,13 @@ class KServeV2(OverHttp):
         """Read a backend's answer, JSON and binary outputs in any mixture."""
         text_part, binary = split(headers, body)
         document = require_object(read_json(text_part, non_finite=True))
-        outputs = as_declared(_read_tensors(document, "outputs", binary), signature)
+        outputs = as_declared(read_tensors(document, "outputs", binary), signature)
         return InferResponse(
-            _optional_text(document, "id"),
-            _optional_text(document, "model_name") or "",
-            _optional_text(document, "model_version") or "",
+            optional_text(document, "id"),
+            optional_text(document, "model_name") or "",
+            optional_text(document, "model_version") or "",
             outputs,
-            _params(document),
+            read_params(document),
         )
 
     def write_response(self, response: InferResponse, request: InferRequest) -> tuple[Headers, bytes]:
@@ -212,8 +204,8 @@ class KServeV2(OverHttp):
             document["parameters"] = dict(response.params)
         outputs = wanted(response, request)
         if request.style == "binary":
-            return _write_binary(document, outputs)
-        document["outputs"] = [_write_tensor(tensor) for tensor in outputs]
+            return write_binary(document, outputs)
+        document["outputs"] = [write_tensor(tensor) for tensor in outputs]
         return [JSON_TYPE], write_json(document)
 
     # About models and the server
@@ -273,15 +265,12 @@ def _model_path(model: str, version: str | None) -> bytes:
     return path if version is None else path + b"/versions/" + encode_name(version)
 
 
-# Reading
-
-
 def _read_request(target: Target, document: dict[str, object], binary: BinaryTail | None) -> InferRequest:
-    inputs = _read_tensors(document, "inputs", binary)
+    inputs = read_tensors(document, "inputs", binary)
     if not inputs:
         raise InvalidPrediction(MALFORMED_REQUEST, "'inputs' is empty")
-    outputs, wants_binary = _read_outputs(document.get("outputs"))
-    params = _params(document)
+    outputs, wants_binary = read_outputs(document.get("outputs"))
+    params = read_params(document)
     style: Style = "named"
     signature = ""
     if params is not NOTHING:
@@ -293,7 +282,7 @@ def _read_request(target: Target, document: dict[str, object], binary: BinaryTai
     if wants_binary:
         style = "binary"
     return InferRequest(
-        _optional_text(document, "id"),
+        optional_text(document, "id"),
         target.model,
         target.version,
         target.label,
@@ -303,169 +292,3 @@ def _read_request(target: Target, document: dict[str, object], binary: BinaryTai
         params or NOTHING,
         style,
     )
-
-
-def _read_outputs(asked: object) -> tuple[tuple[str, ...] | None, bool]:
-    """The names wanted and whether any is wanted in binary. An absent, null or empty list wants all."""
-    if asked is None or asked == []:
-        return None, False
-    if type(asked) is not list:
-        raise InvalidPrediction(MALFORMED_REQUEST, "'outputs' must be a list")
-    names: list[str] = []
-    wants_binary = False
-    for each in asked:
-        if type(each) is not dict:
-            raise InvalidPrediction(MALFORMED_REQUEST, "each of 'outputs' must be an object with a name")
-        name = require_text("an output's name", each.get("name"))
-        if name in names:
-            raise InvalidPrediction(WRONG_NAME, f"output {name!r} is asked for twice")
-        names.append(name)
-        params = _params(each)
-        if "classification" in params:
-            raise InvalidPrediction(UNSUPPORTED, "classification of outputs is not supported")
-        _refuse_shared_memory(params)
-        wants_binary |= params.get("binary_data") is True
-    return tuple(names), wants_binary
-
-
-def _read_tensors(document: dict[str, object], key: str, binary: BinaryTail | None) -> tuple[Tensor, ...]:
-    listed = document.get(key)
-    if type(listed) is not list:
-        raise InvalidPrediction(MALFORMED_REQUEST, f"'{key}' must be a list of tensors")
-    tensors = tuple([_read_tensor(each, binary) for each in listed])
-    if len(tensors) > 1 and len({tensor.name for tensor in tensors}) < len(tensors):
-        raise InvalidPrediction(WRONG_NAME, f"two of '{key}' have the same name")
-    if binary is not None:
-        binary.finish()
-    return tensors
-
-
-def _read_tensor(each: object, binary: BinaryTail | None) -> Tensor:
-    if type(each) is not dict:
-        raise InvalidPrediction(MALFORMED_REQUEST, "a tensor must be an object")
-    name = require_text("a tensor's name", each.get("name"))
-    dtype = each.get("datatype")
-    if type(dtype) is not str or dtype not in _DTYPES:
-        raise InvalidPrediction(WRONG_DTYPE, f"{name!r} has the unknown datatype {dtype!r:.40}")
-    declared = each.get("shape")
-    if type(declared) is not list:
-        raise InvalidPrediction(WRONG_SHAPE, f"{name!r} has no shape")
-    shape = check_shape(name, declared)
-    params = _params(each)
-    if params is not NOTHING:
-        _refuse_shared_memory(params)
-        if "binary_data_size" in params:
-            return _read_binary(name, dtype, shape, params, each, binary)
-    if "data" not in each:
-        raise InvalidPrediction(WRONG_SHAPE, f"{name!r} has no data")
-    flat = _flat(name, shape, each["data"])
-    if dtype == BYTES:
-        return Tensor(name, dtype, shape, [_bytes(name, value) for value in flat], params)
-    return Tensor(name, dtype, shape, numbers(name, dtype, shape, flat), params)
-
-
-def _read_binary(
-    name: str,
-    dtype: str,
-    shape: tuple[int, ...],
-    params: Mapping[str, object],
-    each: dict[str, object],
-    binary: BinaryTail | None,
-) -> Tensor:
-    if binary is None or "data" in each:
-        raise InvalidPrediction(
-            MALFORMED_REQUEST, f"{name!r} announces binary data that the request can't hold"
-        )
-    raw = binary.take(name, params["binary_data_size"])
-    kept = {key: value for key, value in params.items() if key != "binary_data_size"}
-    return Tensor(name, dtype, shape, from_binary(name, dtype, shape, raw), kept or NOTHING)
-
-
-def _flat(name: str, shape: tuple[int, ...], data: object) -> list[object]:
-    """The scalars of `data`, which is flat or nested exactly as `shape` says."""
-    if type(data) is not list:
-        raise InvalidPrediction(WRONG_SHAPE, f"{name!r}: data must be a list")
-    flat: list[object] = data
-    if data and type(data[0]) is list:
-        nested, flat = unnest(name, data)
-        if nested != shape and flat:
-            raise InvalidPrediction(
-                WRONG_SHAPE, f"{name!r} declares {list(shape)}, its data is {list(nested)}"
-            )
-    if len(flat) != prod(shape):
-        raise InvalidPrediction(WRONG_SHAPE, f"{name!r} declares {list(shape)} and holds {len(flat)} values")
-    return flat
-
-
-def _bytes(name: str, value: object) -> bytes:
-    if type(value) is str:
-        return value.encode()
-    if type(value) is list:
-        raise InvalidPrediction(WRONG_SHAPE, f"{name!r} is ragged: lists and values stand side by side")
-    raise InvalidPrediction(WRONG_DTYPE, f"{name!r} is BYTES; in JSON its elements are strings")
-
-
-def _params(holder: Mapping[str, object]) -> Mapping[str, object]:
-    params = holder.get("parameters")
-    if params is None or params == {}:
-        return NOTHING
-    if type(params) is not dict:
-        raise InvalidPrediction(MALFORMED_REQUEST, "'parameters' must be an object")
-    return params
-
-
-def _refuse_shared_memory(params: Mapping[str, object]) -> None:
-    if "shared_memory_region" in params:
-        raise InvalidPrediction(UNSUPPORTED, "shared memory can't be reached through a gateway")
-
-
-def _optional_text(document: Mapping[str, object], key: str) -> str | None:
-    value = document.get(key)
-    return None if value is None else require_text(f"'{key}'", value)
-
-
-# Writing
-
-
-def _write_tensor(tensor: Tensor) -> dict[str, object]:
-    written: dict[str, object] = {
-        "name": tensor.name,
-        "datatype": tensor.dtype,
-        "shape": list(tensor.shape),
-        "data": _data(tensor),
-    }
-    if tensor.params:
-        written["parameters"] = dict(tensor.params)
-    return written
-
-
-def _data(tensor: Tensor) -> object:
-    data = tensor.data
-    if isinstance(data, list):
-        try:
-            return [element.decode() for element in data]
-        except UnicodeDecodeError as refusal:
-            raise InvalidPrediction(
-                NOT_TEXT, f"{tensor.name!r} holds bytes that are not UTF-8; V2's JSON carries text only"
-            ) from refusal
-    if not is_finite(tensor):
-        raise InvalidPrediction(
-            NOT_FINITE, f"{tensor.name!r} holds NaN or infinity; JSON has no word for them, binary tensors do"
-        )
-    return data.reshape(-1)
-
-
-def _write_binary(document: dict[str, object], outputs: tuple[Tensor, ...]) -> tuple[Headers, bytes]:
-    raws = [to_binary(tensor) for tensor in outputs]
-    document["outputs"] = [
-        {
-            "name": tensor.name,
-            "datatype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "parameters": dict(tensor.params) | {"binary_data_size": len(raw)},
-        }
-        for tensor, raw in zip(outputs, raws, strict=True)
-    ]
-    head = write_json(document)
-    headers = [(b"content-type", b"application/octet-stream"), (JSON_LENGTH, b"%d" % len(head))]
-    return headers, head + b"".join(raws)

@@ -4,7 +4,8 @@ It makes V2's JSON of a request for the model's handler, and an answer of the JS
 reads typed contents only, and typed ones are written: FP16 has none. It has no word for NaN and infinities,
 and prints unsigned numbers as signed ones (4294967295 becomes -1): both are refused. Parameters, signatures'
 names and the choice of outputs do not reach the handler. BYTES go to it in base64; texts in its answer come
-back in JSON's quotes, which are taken off. Its metadata names no tensors: `signature:` in the pool does.
+back in JSON's quotes, which are taken off, and put on for its clients. Its metadata names no tensors:
+`signature:` in the pool does.
 
 A handler's exception is UNAVAILABLE "Prediction failed", what is unknown INTERNAL: errors.py reads the words.
 
@@ -13,12 +14,13 @@ Source: pytorch/serve `OpenInferenceProtocolImpl.java`; TorchServe 0.12 as it an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from gateway.dialects import wire
 from gateway.dialects.errors import NOT_FINITE, UNSUPPORTED, WRONG_DTYPE, InvalidPrediction
-from gateway.dialects.json_text import read_json
+from gateway.dialects.json_text import read_json, write_json
 from gateway.dialects.kserve_v2_grpc import KServeV2Grpc
 from gateway.dialects.kserve_v2_messages import has_typed, write_typed
 from gateway.dialects.metadata import Signature
@@ -59,13 +61,13 @@ class TorchServeGrpc(KServeV2Grpc):
     def read_response(self, headers: Headers, body: bytes, signature: Signature | None) -> InferResponse:
         """Read a backend's answer; texts without the quotes that TorchServe leaves around them."""
         said = super().read_response(headers, body, signature)
-        return replace(said, outputs=tuple([_unquoted(tensor) for tensor in said.outputs]))
+        return replace(said, outputs=tuple([_changed(tensor, _unquoted) for tensor in said.outputs]))
 
     def write_response(self, response: InferResponse, request: InferRequest) -> tuple[Headers, bytes]:
-        """Write a prediction with typed contents, as TorchServe does; raw where one output has none."""
-        outputs = wanted(response, request)
+        """Write a prediction as TorchServe does: typed (raw where one output can't be), texts in quotes."""
+        outputs = tuple([_changed(tensor, _quoted) for tensor in wanted(response, request)])
         if not all(map(has_typed, outputs)):
-            return super().write_response(response, request)
+            return super().write_response(replace(response, outputs=outputs), request)
         version = response.version or request.version or ""
         head = wire.string(1, request.model) + wire.string(2, version) + wire.string(3, request.id or "")
         return answering(head + write_typed(5, outputs))
@@ -84,13 +86,21 @@ def _require_exact(tensor: Tensor) -> None:
         )
 
 
-def _unquoted(tensor: Tensor) -> Tensor:
+def _changed(tensor: Tensor, change: Callable[[bytes], bytes]) -> Tensor:
+    """Return the tensor with all byte strings changed."""
     if not isinstance(tensor.data, list):
         return tensor
-    return replace(tensor, data=[_text(element) for element in tensor.data])
+    return replace(tensor, data=[change(element) for element in tensor.data])
 
 
-def _text(element: bytes) -> bytes:
+def _quoted(element: bytes) -> bytes:
+    try:
+        return write_json(element.decode())
+    except UnicodeDecodeError:
+        return element  # the handler's JSON could not have held it
+
+
+def _unquoted(element: bytes) -> bytes:
     if len(element) < 2 or element[:1] != b'"' or element[-1:] != b'"':
         return element
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from gateway.dialects import wire
@@ -39,7 +40,8 @@ def test_typed_contents_are_written_for_it_reads_no_others(dtype: str) -> None:
     assert not asked.raw_input_contents
     _, body = DIALECT.write_response(a_response(tensor), a_request(id="7"))
     answer = service_pb2.ModelInferResponse.FromString(body[5:])
-    assert list(getattr(answer.outputs[0].contents, field)) == values
+    told = values if dtype != "BYTES" else [b"\xff\x00", b'""']  # text in quotes, as its clients know it
+    assert list(getattr(answer.outputs[0].contents, field)) == told
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,14 @@ def test_what_it_would_change_is_refused(tensor: Tensor, code: str) -> None:
     refused = caught(lambda: DIALECT.write_request(a_request(tensor), "m", None))
     assert refused is not None
     assert (refused.code, refused.status) == (code, 422)
+
+
+@given(st.lists(st.text(max_size=4).map(str.encode) | st.binary(max_size=4), min_size=1, max_size=3))
+def test_texts_are_the_same_behind_their_quotes(texts: list[bytes]) -> None:
+    for more in ((), (a_tensor("h", "FP16", [1]),)):
+        tensor = Tensor("y", "BYTES", (len(texts),), texts)
+        headers, body = DIALECT.write_response(a_response(tensor, *more), a_request())
+        assert DIALECT.read_response(headers, body, None).outputs[0].data == texts
 
 
 def test_a_half_goes_raw_to_its_clients() -> None:

@@ -43,6 +43,9 @@ def _read(dialect: Dialect, data: bytes) -> str:
     for operation in (Operation.CLASSIFY, Operation.REGRESS) if dialect.name in EXAMPLES else ():
         examples = Target(dialect, operation, "m", inside=dialect.is_grpc)
         shown.append(_tried(lambda t=examples: _names(dialect.read_request(t, JSON, body, CLASSES).inputs)))
+    if dialect.name == "paddle-serving":
+        message = [(b"content-type", b"application/proto")]
+        shown.append(_tried(lambda: _again(dialect, dialect.read_request(target, message, body, None))))
     kserve_v2_stream.failed(JSON, data, "error")
     dialect.read_error(500, JSON, body)
     dialect.succeeded(200, JSON, body)
