@@ -98,7 +98,8 @@ class Translated(Forward):
             headers, body = losses.write_response(ours, result, self._infer, self._lost)
         except InvalidPrediction as wrong:
             headers, body = ours.write_error(wrong.status, wrong.code, wrong.message, dict(wrong.details))
-            return Response(wrong.status, kept + headers, body)
+            reason = (b"x-headgate-reason", wrong.code.encode())
+            return Response(wrong.status, [*kept, *headers, reason], body)
         return Response(200, kept + headers, body)
 
     def _expected(self) -> Signature | None:
