@@ -199,7 +199,7 @@ class HttpCacheFilter(Filter):
         """Ask when no other gateway does, or take what it brings."""
         timers = self._timers
         turn: Eventual[Kept | None] = None
-        if timers is not None:
+        if timers is not None and (part.kept is None or part.kept.windows.ttl > 0.0):  # else each must ask
             turn = self._answers.turn(part.flight, lambda: self._newest(part), self._clock, timers)
         if not isinstance(turn, Promise):
             return self._go_on(ctx, part, status)
@@ -293,6 +293,7 @@ class HttpCacheFilter(Filter):
                 self._leave(part)
                 return instead
         if ctx.request.method == b"HEAD":
+            self._heed_head(ctx, part, response)
             return response
         if response.status == 304:
             return self._renewed(ctx, part, response)
@@ -309,6 +310,18 @@ class HttpCacheFilter(Filter):
                 304, [field for field in response.headers if field[0] in caching.NOT_MODIFIED_FIELDS]
             )
         return response
+
+    def _heed_head(self, ctx: Context, part: Part, response: Response) -> None:
+        """Renew what is kept by the fields of an answer to HEAD, or forget what is another (§4.3.5)."""
+        kept = part.kept
+        if kept is None or response.status != 200:
+            return
+        if not caching.head_confirms(kept.headers, len(kept.body), response.headers, response.length):
+            self._answers.forget(part.kept_key)
+            return
+        fields = caching.updated(kept.headers, response.headers)
+        if caching.storable(b"GET", part.asked, 200, fields):
+            self._keep(ctx, part, self._make(ctx, part, kept.status, fields, kept.body, response.headers))
 
     def _renewed(self, ctx: Context, part: Part, response: Response) -> Response:
         kept = part.kept

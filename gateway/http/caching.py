@@ -6,7 +6,8 @@
     variant       the request's fields that the answer depends on                    §4.1
     use           what to do with a kept answer for this request                     §4, §4.2.4, §5.2.1
     conditions    how to ask whether it still holds; not_modified: whether it does
-                  for the client; updated: its fields after a 304                    §4.3
+                  for the client; updated: its fields after a 304; head_confirms:
+                  whether an answer to HEAD is about it                              §4.3
     invalidates   which URLs a successful unsafe request makes untrue                §4.4
 
 Where fields can't be read, the answer counts as stale: wrong on the safe side. Ages and lifetimes in seconds,
@@ -157,6 +158,8 @@ def _names(value: bytes | None) -> set[bytes]:
 def lifetime(status: int, answered: Headers, now: float, heuristic: float = 0.0) -> float:
     """Return for how many seconds an answer is fresh (§4.2.1). heuristic: share of its unchanged life."""
     said = directives(answered)
+    if b"no-cache" in said and not _names(said[b"no-cache"]):
+        return 0.0  # §5.2.2.4: never given unasked, so never fresh
     for name in (b"s-maxage", b"max-age"):
         if name in said:
             return float(seconds(said[name]) or 0)
@@ -306,6 +309,14 @@ def confirms(kept: Headers, answered: Headers) -> bool:
         return known is not None and _weak(known) == _weak(etag)
     changed = find(answered, b"last-modified")
     return changed is None or changed == find(kept, b"last-modified")
+
+
+def head_confirms(kept: Headers, size: int, answered: Headers, length: int | None) -> bool:
+    """Tell whether a 200 to HEAD is about what is kept (§4.3.5).
+
+    size: bytes of the kept body; length: what the answer announces, where None and 0 say nothing.
+    """
+    return confirms(kept, answered) and (not length or length == size)
 
 
 def updated(kept: Headers, answered: Headers) -> Headers:

@@ -324,7 +324,7 @@ class AnswerStore:
     def land(self, key: bytes, waiter: Waiter, kept: Kept) -> None:
         """Share the leader's answer with all who wait for it. Who leads no flight shares with nobody."""
         if self._flights.leader(key) is waiter:
-            self._give_back(key, True)
+            self._give_back(key, kept.windows.ttl > 0.0)
             self._deliver([(joiner, kept) for joiner in self._flights.land(key)])
 
     def dissolve(self, key: bytes, waiter: Waiter) -> None:

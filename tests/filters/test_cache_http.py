@@ -9,8 +9,9 @@ import pytest
 from gateway.config.units import Duration, Ratio
 from gateway.filters.cache import KIND, Cache
 from gateway.http.message import Headers, Response
+from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.errors import UpstreamReset
-from gateway.pipeline.ports import Principal
+from gateway.pipeline.ports import Lease, Principal
 from gateway.stores.memory import MemoryBlobs
 from tests.fakes.clock import ManualClock
 from tests.fakes.traffic import Sent, Traffic
@@ -18,8 +19,8 @@ from tests.fakes.traffic import Sent, Traffic
 PATH = b"/orders/7"
 
 
-def cached(*, blobs: MemoryBlobs | None = None, **how: object) -> Traffic:
-    traffic = Traffic(blobs=blobs)
+def cached(*, blobs: MemoryBlobs | None = None, answers: AnswerStore | None = None, **how: object) -> Traffic:
+    traffic = Traffic(blobs=blobs, answers=answers)
     traffic.parts.model = ""
     fields: dict[str, object] = {"ttl": Duration(0.0), "scope": "shared", **how}
     traffic.use(KIND, Cache(**fields))  # type: ignore[arg-type]
@@ -522,6 +523,30 @@ def test_head_is_answered_from_get_and_get_never_from_head() -> None:
     assert (sent.down.body, sent.down.response.length) == (b"", 5)
 
 
+@pytest.mark.parametrize(
+    ("fields", "length", "after", "reuses"),
+    [
+        ([ETAG, *cc(b"max-age=100")], 5, 90, True),
+        ([ETAG, *cc(b"max-age=100")], 5, 110, False),
+        ([*cc(b"max-age=100")], 0, 90, True),
+        ([(b"etag", b'"v2"'), *cc(b"max-age=100")], 5, 0, False),
+        ([ETAG, *cc(b"max-age=100")], 6, 0, False),
+        ([ETAG, *cc(b"no-store, max-age=100")], 5, 0, False),
+    ],
+    ids=["same", "same, later", "no validator", "another etag", "another length", "no-store"],
+)
+def test_an_answer_to_head_renews_or_outdates_what_get_kept(
+    fields: Headers, length: int, after: float, reuses: bool
+) -> None:
+    traffic = cached()
+    ask(traffic, body=b"12345", answer=[ETAG, *cc(b"max-age=60")])
+    traffic.clock.advance(80)
+    ask(traffic, method=b"HEAD", body=b"x" * length, answer=fields)
+    assert len(traffic.upstream.calls) == 2
+    traffic.clock.advance(after)
+    assert reused(traffic) is reuses
+
+
 # §4.4 Invalidation
 
 
@@ -691,6 +716,39 @@ def test_another_gateway_behind_the_same_store_has_it_too() -> None:
     other = cached(blobs=blobs)
     assert ask(other).down.status == 404
     assert not other.upstream.calls
+
+
+class Leasing(MemoryBlobs):
+    """A store that others share, and whose leases are ours."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(100_000, clock)
+        self.released: list[bool] = []
+
+    def lease(self, key: bytes) -> Lease:
+        return Lease.OURS
+
+    def release(self, key: bytes, shared: bool) -> None:
+        self.released.append(shared)
+
+    def announce(self, what: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("said", "calls", "shared"),
+    [(b"max-age=60", 1, [True]), (b"no-cache, max-age=60", 3, [False]), (b"max-age=0", 3, [False])],
+)
+def test_with_a_shared_store_too_what_must_be_asked_about_always_is(
+    said: bytes, calls: int, shared: list[bool]
+) -> None:
+    blobs = Leasing(ManualClock())
+    answers = AnswerStore(100_000, blobs, blobs)
+    answers.trust(True)
+    traffic = cached(answers=answers)
+    for _ in range(3):
+        ask(traffic, answer=[ETAG, *cc(said)])
+    assert len(traffic.upstream.calls) == calls
+    assert blobs.released == shared, "others who wait are told when there is nothing to wait for"
 
 
 def test_a_dry_run_changes_nothing() -> None:
