@@ -138,6 +138,31 @@ async def test_a_blue_green_flip_is_one_moment_for_all_workers(
         assert await ask(gateway, 10) == {(200, "v1"): 10}
 
 
+@pytest.mark.parametrize(
+    ("hold", "flips"),
+    [pytest.param("10s", False, id="it is waited for"), pytest.param("200ms", True, id="not for ever")],
+)
+async def test_a_flip_waits_for_a_worker_that_has_not_heard_of_it(
+    tmp_path: Path, stable: Version, candidate: Version, hold: str, flips: bool
+) -> None:
+    release = f"{{kind: blue_green, ready: {{instances: 2}}, hold: {hold}}}"  # never: a person promotes it
+    async with crewed(tmp_path, page(stable, candidate, release), 2) as gateway:
+        assert await ask(gateway, 10) == {(200, "v1"): 10}
+        stopped = min((await gateway.pids()).values())
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            assert await move(gateway, "promote") == 200
+            asking = [asyncio.create_task(ask(gateway, 1)) for _ in range(12)]
+            await asyncio.sleep(0.8)
+            assert (candidate.asked > 0) == flips
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        seen = sum(await asyncio.gather(*asking), Counter())
+        assert {status for status, _ in seen} == {200}
+        await gateway.until(lambda: candidate.asked)
+        assert await ask(gateway, 10) == {(200, "v2"): 10}
+
+
 async def test_a_rolling_update_behind_two_workers_loses_nothing(tmp_path: Path) -> None:
     base = "registry: local\nlimits: {drain: 5s}\n"
     async with (
