@@ -18,7 +18,7 @@ compare it with, so an incident that hits everybody is nobody's fault:
   cheap to be wrong about: pickers count a doubted instance as DOUBT_FACTOR times as dear, so what it spoils
   falls at once and the few calls that it still gets go on telling. It ends when the evidence has halved, or
   after DOUBT_FOR seconds without a failure that renews it. Simulated (loadtests/sims/ejection.py): a host
-  that fails 5 % of its 5 calls/s among nineteen that fail 0.2 % is doubted after 13 s in the median, 31 s
+  that fails 5 % of its 5 calls/s among nineteen that fail 0.2 % is doubted after 13 s in the median, 33 s
   in nine of ten cases, where failures in a row never find it; nobody is falsely out in 3,000 healthy
   host-hours with incidents that hit everybody.
 
