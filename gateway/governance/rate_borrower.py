@@ -3,8 +3,9 @@
 What a holder wants is its demand, counted per window and smoothed, taken as it is when it moves by more than
 noise can. A share is renewed at half its life, at once when demand moved, and handed back when nobody asks
 for it any more. A holder that ran dry asks for more at once, and then with growing pauses while all of the
-rate is out: what it is denied costs nobody a message. A bucket that is too small to be lent, or an `exact`
-one, is asked for each request; what was denied is not asked again before it can pass.
+rate is out: what it is denied costs nobody a message. One that hoards much gives some of it back when it renews.
+A bucket that is too small to be lent, to so many holders or at all, or an `exact` one, is asked for each
+request; what was denied is not asked again before it can pass.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf, sqrt
 
-from gateway.governance.rate_leases import HEADROOM, TTL, Draw, Word
+from gateway.governance.rate_leases import FILL, HEADROOM, LEAST, SHARE, TTL, Draw, Word
 from gateway.governance.token_bucket import UNLIMITED, Spending, Verdict
 
 WINDOW = 0.05  # s over which demand is counted
@@ -23,7 +24,8 @@ IDLE = 0.03  # s without a spending after which a share goes back
 WORTH = 20.0  # tokens/s: a smaller demand is asked request by request
 EXACT = b"exact "  # a key that begins so is never lent
 SMALL_RATE = 50.0  # tokens/s: a slower bucket is never lent, each of its requests is decided exactly
-SMALL_BURST = 10.0  # tokens: nor is a smaller one
+SMALL_BURST = 16.0  # tokens: nor is a smaller one
+RICH = 0.7  # of its cap: a holder with more gives back what is above FILL when it renews
 TINY = 1e-9
 
 
@@ -167,7 +169,7 @@ class RateBorrower:
         self._restore(wish.reserved)
         draw = wish.draws[word.binding]
         share = self._shares.get(draw.key)
-        if share is not None and draw.wants == 0 and word.retry_after < inf:
+        if share is not None and not share.cap and word.retry_after < inf:
             share.denied_until, share.denied_cost = sent + word.retry_after, draw.cost
         return Verdict(False, binding, word.remaining, word.retry_after, word.reset)
 
@@ -184,6 +186,10 @@ class RateBorrower:
             share.expires = sent + TTL if given.flow else -inf
             if given.flow:
                 self._active[draw.key] = share
+            if not given.cap and SHARE * share.burst * given.fair < LEAST * share.rate:
+                # too small a share ever to be lent: the centre decides each request
+                share.denied_until = -inf
+                continue
             is_settled = 0.9 * given.fair <= given.flow < 0.98 * HEADROOM * draw.wants
             share.pause = min(LONGEST_PAUSE, 2 * share.pause) if is_settled else FIRST_PAUSE
             share.denied_until = sent + share.pause
@@ -220,7 +226,9 @@ class RateBorrower:
                 draws.append(self._hand_back(share))
             elif self._has_changed(share, now) and now - share.asked_at >= FIRST_PAUSE:
                 wants = max(share.wants(now), WORTH)
-                draws.append(self._draw(share, 0.0, wants, now))
+                surplus = self._surplus(share)
+                share.tokens -= surplus
+                draws.append(self._draw(share, 0.0, wants, now)._replace(charge=-surplus))
         return draws
 
     def leave(self, now: float) -> list[Draw]:
@@ -266,6 +274,11 @@ class RateBorrower:
     def _has_changed(share: _Share, now: float) -> bool:
         wants = share.wants(now)
         return share.expires - now < TTL / 2 or wants < 0.6 * share.told
+
+    @staticmethod
+    def _surplus(share: _Share) -> float:
+        """What a rich holder can do without, for those that ran dry; lost where the lender does not hear it."""
+        return share.tokens - FILL * share.cap if share.tokens > RICH * share.cap else 0.0
 
     @staticmethod
     def _draw(share: _Share, cost: float, wants: float, now: float) -> Draw:

@@ -32,7 +32,8 @@ from math import inf, sqrt
 from typing import NamedTuple
 
 TTL = 1.0  # s: a lease that is not renewed is over
-LEAST = 2.0  # tokens: with a smaller cap a flow is not lent
+LEAST = 4.0  # tokens: with a smaller cap a flow is not lent, for most of it would be wasted on noise
+FILL = 0.5  # of a cap: up to here a holder is given tokens at once
 SHARE = 0.9  # of a burst that may be hoarded by holders
 LENT = 0.98  # of a rate that is lent, at most: the rest stays for those that ran dry
 HEADROOM = 1.15  # by which a want is raised: demand is noisy
@@ -179,7 +180,7 @@ class RateLender:
         if cap < LEAST:
             flow = cap = 0.0
         bucket.loans[holder] = _Loan(flow, cap, draw.wants, now + TTL)
-        tokens = max(0.0, min(cap - draw.mine, bucket.tokens / 2))
+        tokens = max(0.0, min(FILL * cap - draw.mine, bucket.tokens / 2))
         bucket.tokens = min(bucket.tokens - tokens, draw.burst - caps - cap)
         return Share(flow, cap, tokens, fair)
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 
 from gateway.governance.rate_borrower import RateBorrower, Wish
-from gateway.governance.rate_leases import HEADROOM, LEAST, LENT, SHARE, TTL, Draw, Share, Word
+from gateway.governance.rate_leases import FILL, HEADROOM, LEAST, LENT, SHARE, TTL, Draw, Share, Word
 from gateway.governance.token_bucket import Verdict
 from gateway.pipeline.ports import Claim, Grant, StoreUnavailable
 from gateway.pipeline.promise import Promise
@@ -31,7 +31,7 @@ from gateway.stores.script import Script, number
 TICK = 0.025  # s between two looks at what is due
 
 LEND = b"""
-local TTL, LEAST, SHARE, HEADROOM, LENT = %f, %f, %f, %f, %f
+local TTL, LEAST, FILL, SHARE, HEADROOM, LENT = %f, %f, %f, %f, %f, %f
 local function exact(x) return string.format('%%.17g', x) end
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -107,7 +107,7 @@ for i, key in ipairs(KEYS) do
     bucket.loans[holder] = {flow = flow, cap = cap, wants = wants}
     local terms = {exact(flow), exact(cap), exact(wants), exact(now + TTL)}
     redis.call('HSET', key, holder, table.concat(terms, ' '))
-    tokens = math.max(0, math.min(cap - mine, bucket.tokens / 2))
+    tokens = math.max(0, math.min(FILL * cap - mine, bucket.tokens / 2))
     bucket.tokens = math.min(bucket.tokens - tokens, burst - caps - cap)
   else
     if bucket.loans[holder] then
@@ -128,7 +128,7 @@ if wait == math.huge then wait = -1 else wait = math.ceil(wait * 1000000) end
 answer[1], answer[2] = wait, binding - 1
 answer[3], answer[4] = math.max(0, math.floor(left + 0.000001)), math.ceil(math.max(0, reset) * 1000000)
 return answer
-""" % (TTL, LEAST, SHARE, HEADROOM, LENT)
+""" % (TTL, LEAST, FILL, SHARE, HEADROOM, LENT)
 """KEYS: buckets; ARGV: the holder, then cost, rate, burst, wants, mine, charge of each (rate_leases.Draw).
 
 Returns wait (us; 0 granted, -1 never), binding, remaining, reset (us), then flow, cap, tokens, fair of each.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,3 +115,33 @@ def test_a_holder_that_leaves_hands_its_share_back() -> None:
     draws = fleet.borrowers[0].leave(100.2)
     fleet.lender.decide(0, draws, 100.2)
     assert fleet.lender.lent(b"k") == 0
+
+
+def test_a_rich_holder_gives_back_when_it_renews_what_others_may_need() -> None:
+    fleet, claim, now = Fleet(1), Claim(b"k", 1.0, 1000.0, 100.0), 100.0
+    for _ in range(30):  # it learns what it wants
+        now += 0.01
+        for _ in range(5):
+            fleet.take(0, claim, now)
+    fleet.tick(now)
+    for _ in range(7):  # and earns, while its lease is half over
+        now += 0.1
+        assert fleet.take(0, claim, now)
+    draws = fleet.borrowers[0].due(now)
+    (draw,) = draws
+    assert draw.charge < 0
+    (share,) = fleet.lender.decide(0, draws, now).shares
+    assert draw.mine == pytest.approx(0.5 * 90.0)
+    assert share.tokens == 0.0, "what it gave back is not given to it again"
+
+
+def test_a_limit_that_is_small_for_so_many_holders_is_decided_by_the_centre_and_used() -> None:
+    rate, burst = 200.0, 20.0
+    claim, fleet, now, granted = Claim(b"k", 1.0, rate, burst), Fleet(8), 100.0, 0
+    dice = random.Random(1)
+    for step in range(4800):  # 240/s for 20 s
+        now += dice.expovariate(240.0)
+        granted += fleet.take(dice.randrange(8), claim, now)
+        if step % 6 == 0:
+            fleet.tick(now)
+    assert 0.97 * rate * (now - 100.0) <= granted <= rate * (now - 100.0) + burst
