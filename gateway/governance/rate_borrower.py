@@ -3,7 +3,7 @@
 What a holder wants is its demand, counted per window and smoothed, taken as it is when it moves by more than
 noise can. A share is renewed at half its life, at once when demand moved, and handed back when nobody asks
 for it any more. A holder that ran dry asks for more at once, and then with growing pauses while all of the
-rate is out: what it is denied costs nobody a message. One that hoards much gives some of it back when it renews.
+rate is out: what it is denied costs nobody a message. One that hoards much gives some back when it renews.
 A bucket that is too small to be lent, to so many holders or at all, or an `exact` one, is asked for each
 request; what was denied is not asked again before it can pass.
 """
@@ -277,7 +277,7 @@ class RateBorrower:
 
     @staticmethod
     def _surplus(share: _Share) -> float:
-        """What a rich holder can do without, for those that ran dry; lost where the lender does not hear it."""
+        """What a rich holder can do without; lost where the lender does not hear it."""
         return share.tokens - FILL * share.cap if share.tokens > RICH * share.cap else 0.0
 
     @staticmethod
