@@ -27,7 +27,8 @@ import orjson
 from prometheus_client.core import CounterMetricFamily, Metric
 
 from gateway.admin.views import View
-from gateway.filters.release import ReleaseFilter, Sample
+from gateway.filters.release import ReleaseFilter
+from gateway.filters.release_terms import Sample
 from gateway.governance.ramp import Act, Change, Impossible
 from gateway.pipeline.chain import Chosen
 from gateway.pipeline.pool import Instance

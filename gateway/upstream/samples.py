@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import aiohttp
 
-from gateway.filters.release import Sample
+from gateway.filters.release_terms import Sample
 from gateway.pipeline.pool import Instance
 from gateway.upstream.asking import address_of, read_bounded
 from gateway.upstream.tls import ClientTls

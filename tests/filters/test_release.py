@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from gateway.config.units import Ratio
 from gateway.filters import send
-from gateway.filters.release import KIND, Release, ReleaseFilter
+from gateway.filters.release import KIND, ReleaseFilter
+from gateway.filters.release_terms import Release
 from gateway.http.message import Response
 from gateway.pipeline.choice import Explicit
 from gateway.pipeline.ports import Principal

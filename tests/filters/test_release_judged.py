@@ -8,7 +8,8 @@ import pytest
 
 from gateway.config.units import Duration, Factor, Ratio
 from gateway.filters import cache, degrade
-from gateway.filters.release import KIND, JudgeBy, Predictions, Release, ReleaseFilter
+from gateway.filters.release import KIND, ReleaseFilter
+from gateway.filters.release_terms import JudgeBy, Predictions, Release
 from gateway.pipeline.errors import UpstreamReset
 from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.mirroring import Mirrors

@@ -12,7 +12,7 @@ from gateway.filters.cache import Cache
 from gateway.filters.catalog import KINDS
 from gateway.filters.degrade import Degrade, Respond, Step
 from gateway.filters.importance import Importance
-from gateway.filters.release import Release
+from gateway.filters.release_terms import Release
 from gateway.filters.send import Send
 from gateway.filters.slo import Slo
 from gateway.filters.throttle import Throttle

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.filters.release import Release
+from gateway.filters.release_terms import Release
 from gateway.runtime.policies import read
 from gateway.runtime.release_file import ReleaseFile
 from tests.fakes.versions import ROLLING, Fleet, Version, load, page, version
