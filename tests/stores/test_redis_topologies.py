@@ -3,17 +3,22 @@
 import asyncio
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
+import redis
 
 from gateway.pipeline.ports import Claim, StoreUnavailable
+from gateway.pipeline.promise import Promise
+from gateway.pipeline.quotas import Quotas
 from gateway.stores.redis import Address, RedisClient
 from gateway.stores.redis_leases import LeasedRedisCounters
+from gateway.stores.redis_quotas import RedisLedger
 from tests.services.redis import BINARY, RedisServer, free_port, need_redis
 
 real = pytest.mark.service("redis")
 CLAIM = Claim(b"k", 1.0, 5.0, 5.0)
+QUOTA = Claim(b"year UTC\0k", 1.0, 1e-6, 60.0)
 
 
 def test_urls_of_sentinels_and_clusters_are_read():
@@ -29,7 +34,10 @@ def test_urls_of_sentinels_and_clusters_are_read():
 def sentinel(folder, master):
     port = free_port()
     file = folder / "sentinel.conf"
-    file.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master.port} 1\n")
+    file.write_text(
+        f"port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
+    )
     process = subprocess.Popen([BINARY, str(file), "--sentinel"], stdout=subprocess.DEVNULL, cwd=folder)
     try:
         yield port
@@ -68,9 +76,9 @@ async def test_sentinels_say_where_the_master_is(redis_server, tmp_path):
             await client.close()
 
 
-@real
-async def test_in_a_cluster_the_counters_are_found_wherever_their_slot_is(tmp_path):
-    need_redis()
+@asynccontextmanager
+async def cluster(tmp_path):
+    """Two servers with half of the slots each."""
     buses = [free_port() for _ in range(2)]  # by default a bus is 10,000 above its port, past 65535 for some
     servers = [
         RedisServer(tmp_path / str(bus), ["--cluster-enabled", "yes", "--cluster-port", str(bus)])
@@ -85,6 +93,19 @@ async def test_in_a_cluster_the_counters_are_found_wherever_their_slot_is(tmp_pa
         while any(b"cluster_state:ok" not in _info(control) for control in controls):
             assert time.monotonic() < end, "the cluster did not form"
             await asyncio.sleep(0.05)
+        yield servers
+        for control in controls:
+            control.close()
+    finally:
+        for server in servers:
+            server.kill()
+
+
+@real
+async def test_in_a_cluster_the_counters_are_found_wherever_their_slot_is(tmp_path):
+    need_redis()
+    async with cluster(tmp_path) as servers:
+        end = time.monotonic() + 20
         for server in servers:  # one of them does not have the slot, and says MOVED
             client = await opened(f"redis+cluster://127.0.0.1:{server.port}")
             try:
@@ -97,11 +118,69 @@ async def test_in_a_cluster_the_counters_are_found_wherever_their_slot_is(tmp_pa
                         await asyncio.sleep(0.05)
             finally:
                 await client.close()
-        for control in controls:
+
+
+@real
+async def test_in_a_cluster_a_quota_is_one_whichever_host_is_asked_first(tmp_path):
+    need_redis()
+    async with cluster(tmp_path) as servers:
+        clients = [await opened(f"redis+cluster://127.0.0.1:{server.port}") for server in servers]
+        try:
+            gateways = [Quotas(RedisLedger(client), time.time) for client in clients]
+            assert await passed(gateways, 2 * int(QUOTA.burst)) == QUOTA.burst
+        finally:
+            for client in clients:
+                await client.close()
+
+
+@real
+async def test_a_quota_goes_on_where_it_was_after_a_failover(redis_server, tmp_path):
+    need_redis()
+    control = redis_server.control()
+    control.config_set("repl-diskless-sync-delay", 0)
+    replica = RedisServer(tmp_path / "replica", ["--replicaof", "127.0.0.1", str(redis_server.port)])
+    with sentinel(tmp_path, redis_server) as port, redis.Redis(port=port) as asked:
+        client = await opened(f"redis+sentinel://127.0.0.1:{port}/main")
+        try:
+            end = time.monotonic() + 15  # a sentinel asks its master for replicas every ten seconds
+            while asked.sentinel_master("main")["num-slaves"] < 1:
+                assert time.monotonic() < end, "the sentinel saw no replica"
+                await asyncio.sleep(0.1)
+            gateways = [Quotas(RedisLedger(client), time.time)]
+            before = await passed(gateways, 30)
+            assert control.wait(1, 4000) == 1, "the replica did not follow"
             control.close()
-    finally:
-        for server in servers:
-            server.kill()
+            redis_server.kill()
+            failures = client.failures
+            assert before == 30
+            assert before + await passed(gateways, 2 * int(QUOTA.burst)) == QUOTA.burst
+            assert client.failures > failures, "nobody felt the failover"
+        finally:
+            await client.close()
+            replica.kill()
+
+
+async def passed(gateways, number):
+    """Ask in turn until so many were decided; returns how many may pass."""
+    granted, end = 0, time.monotonic() + 25
+    for step in range(number):
+        while True:
+            assert time.monotonic() < end, "the store did not come back"
+            try:
+                granted += await one(gateways[step % len(gateways)])
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+    return granted
+
+
+async def one(gateway):
+    grant = gateway.take((QUOTA,), 0.0)
+    if isinstance(grant, Promise):
+        future = asyncio.get_running_loop().create_future()
+        grant.then(future.set_result, future.set_exception)
+        grant = await future
+    return grant.allowed
 
 
 def _info(control):
