@@ -134,9 +134,7 @@ class CacheFilter(Filter):
         infer = read_prediction(ctx, self._signatures)
         if not isinstance(infer, Promise):
             return self._look(ctx, infer, asked, signature)
-        later: Promise[Verdict] = Promise()
-        infer.then(lambda read: _pass_on(self._look(ctx, read, None, None), later), later.reject)
-        return later
+        return infer.chain(lambda read: self._look(ctx, read, None, None))
 
     def _look(
         self,
@@ -155,12 +153,8 @@ class CacheFilter(Filter):
             return self._go_on(ctx, BY_REQUEST if wish.no_store else BYPASS)
         if self._threads is not None and _bytes_of(infer) > LARGE:
             work = partial(self._key_of, infer, self._where(ctx), self._subject(ctx))
-            found: Promise[Verdict] = Promise()
-            self._threads.run(work).then(
-                lambda key: _pass_on(None if ctx.finished else self._look_up(ctx, infer, key, wish), found),
-                found.reject,
-            )
-            return found
+            key_of_it = self._threads.run(work)
+            return key_of_it.chain(lambda key: None if ctx.finished else self._look_up(ctx, infer, key, wish))
         if ctx.other_arms and not wish.no_cache:
             self._prefer_known(ctx, infer)
         key = self._key(ctx, infer)
@@ -187,9 +181,7 @@ class CacheFilter(Filter):
         kept = self._answers.find(part.key, ctx.now, part.began)
         if not isinstance(kept, Promise):
             return self._found(ctx, part, kept, wish)
-        later: Promise[Verdict] = Promise()
-        kept.then(lambda found: _pass_on(self._found(ctx, part, found, wish), later), later.reject)
-        return later
+        return kept.chain(lambda found: self._found(ctx, part, found, wish))
 
     def _prefer_known(self, ctx: Context, infer: InferRequest) -> None:
         """Where chance chose between two versions, take the one whose answer is here or on its way.
@@ -262,11 +254,7 @@ class CacheFilter(Filter):
         if role is not Role.JOINER:
             return self._fetch(ctx, part, status)
         self._part.set(ctx, part)
-        later: Promise[Verdict] = Promise()
-        part.waiter.landed.then(
-            lambda landed: _pass_on(self._landed(ctx, part, landed, status), later), later.reject
-        )
-        return later
+        return part.waiter.landed.chain(lambda landed: self._landed(ctx, part, landed, status))
 
     def _landed(self, ctx: Context, part: Part, landed: Landed, status: bytes) -> Eventual[Verdict]:
         """What we waited for is here, or we have to fetch it."""
@@ -289,9 +277,7 @@ class CacheFilter(Filter):
         if not isinstance(turn, Promise):
             return self._fetch(ctx, part, status)
         self._part.set(ctx, part)
-        later: Promise[Verdict] = Promise()
-        turn.then(lambda kept: _pass_on(self._turned(ctx, part, kept, status), later), later.reject)
-        return later
+        return turn.chain(lambda kept: self._turned(ctx, part, kept, status))
 
     def _turned(self, ctx: Context, part: Part, kept: Kept | None, status: bytes) -> Eventual[Verdict]:
         if ctx.finished:
@@ -321,9 +307,7 @@ class CacheFilter(Filter):
         response = self._render(ctx, infer, kept)
         if not isinstance(response, Promise):
             return self._given(ctx, response, status)
-        later: Promise[Verdict] = Promise()
-        response.then(lambda late: later.resolve(self._given(ctx, late, status)), later.reject)
-        return later
+        return response.chain(lambda late: self._given(ctx, late, status))
 
     def _given(self, ctx: Context, response: Response | None, status: bytes) -> Response | None:
         ctx.cache_status = BYPASS if response is None else status
@@ -341,9 +325,7 @@ class CacheFilter(Filter):
         known = self._signatures.signature(ctx.pool, ctx.pool.model or infer.model, ctx.version)
         if not isinstance(known, Promise):
             return _translate(ctx, infer, kept, known, age)
-        later: Promise[Response | None] = Promise()
-        known.then(lambda told: later.resolve(_translate(ctx, infer, kept, told, age)), later.reject)
-        return later
+        return known.chain(lambda told: _translate(ctx, infer, kept, told, age))
 
     # After the attempt
 
@@ -463,10 +445,3 @@ def _bytes_of(infer: InferRequest) -> int:
 
 def _stale_hit(kept: Kept, now: float) -> bytes:
     return b"%b; ttl=%d" % (HIT, kept.freshness.fresh_until - now)
-
-
-def _pass_on(verdict: Eventual[Verdict], later: Promise[Verdict]) -> None:
-    if isinstance(verdict, Promise):
-        verdict.then(later.resolve, later.reject)
-    else:
-        later.resolve(verdict)
