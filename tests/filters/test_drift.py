@@ -47,7 +47,8 @@ async def test_a_version_that_begins_to_predict_otherwise_is_told_of(
                 "what was rare is more frequent",
             }
             log = tmp_path / ".headgate/releases.jsonl"
-            await until(lambda: log.exists() and json.loads(log.read_text().splitlines()[0]) == first)
+            await until(lambda: log.exists() and log.read_text().count("\n"))
+            assert json.loads(log.read_text().splitlines()[0]) == first
             for verb in (["releases"], ["diff", "--policies", str(tmp_path)]):
                 assert await asyncio.to_thread(main, [*verb, "--admin", gateway.admin_url]) == 0
                 assert f"{first['of']} of m1 1 at m, {first['why']}" in capsys.readouterr().out
