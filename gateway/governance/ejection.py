@@ -112,18 +112,25 @@ class Ejector:
     """Watches the instances of one pool, by key.
 
     consecutive: failures in a row. base, longest: seconds out, at first and at most. max_share: of the
-    pool, out at once.
+    pool, out at once. doubt: the evidence that makes an instance doubted.
     """
 
-    __slots__ = ("_tracks", "base", "consecutive", "doubts", "ejections", "longest", "max_share")
+    __slots__ = ("_tracks", "base", "consecutive", "doubt", "doubts", "ejections", "longest", "max_share")
 
     def __init__(
-        self, *, consecutive: int = 5, base: float = 5.0, longest: float = 60.0, max_share: float = 0.5
+        self,
+        *,
+        consecutive: int = 5,
+        base: float = 5.0,
+        longest: float = 60.0,
+        max_share: float = 0.5,
+        doubt: float = DOUBT,
     ) -> None:
         self.consecutive = consecutive
         self.base = base
         self.longest = max(base, longest)
         self.max_share = max_share
+        self.doubt = doubt
         self.ejections = 0  # so far
         self.doubts = 0  # raised so far
         self._tracks: dict[str, _Track] = {}
@@ -149,7 +156,7 @@ class Ejector:
         q0 = self._failed(track, now)
         if _is_outlier(track, q0, 1 if unreachable else self.consecutive):
             return self._eject(track, now) if self._has_room(now, size) else None
-        if max(track.statistics) > _bound(track, DOUBT, q0):
+        if max(track.statistics) > _bound(track, self.doubt, q0):
             self._doubt(track, now, size)
         return None
 
@@ -200,7 +207,7 @@ class Ejector:
             track.steps_down = [log((1 - min(WORST, ratio * q0)) / (1 - q0)) for ratio in RATIOS]
             track.compared_at = now
         _step(track, track.steps_down if calls == 1 else [calls * step for step in track.steps_down])
-        if now < track.doubted_until and max(track.statistics) < DOUBT / 2:
+        if now < track.doubted_until and max(track.statistics) < self.doubt / 2:
             track.doubted_until = now
         if track.recent < FORGIVEN and not track.relapses and max(track.statistics) <= 0.0:
             track.suspect = False

@@ -12,13 +12,15 @@ instances that hang now and then, whose average looks well.
 from __future__ import annotations
 
 from collections.abc import Set
-from math import inf
+from math import inf, log
 
 from gateway.governance.ejection import Ejector
 from gateway.governance.quantile import RecentQuantile
 
 REFRESH = 0.5
 """Seconds for which an instance's bound is kept."""
+DOUBT = log(1e6)
+"""Evidence that makes an instance doubted: more than of failures, since slow answers come in bursts."""
 WARM_UP = 100
 """Calls of an instance until its p99 is believed."""
 
@@ -30,7 +32,7 @@ class Laggards:
 
     def __init__(self, times: float, max_share: float) -> None:
         self.times = times
-        self._ejector = Ejector(consecutive=1_000_000, base=20.0, max_share=max_share)
+        self._ejector = Ejector(consecutive=1_000_000, base=20.0, max_share=max_share, doubt=DOUBT)
         self._quantiles: dict[str, RecentQuantile] = {}
         self._bounds: dict[str, tuple[float, float]] = {}  # seconds, until when they are kept
         self._out: dict[str, float] = {}  # until when, of those that are slow beyond doubt

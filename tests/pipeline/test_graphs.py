@@ -346,7 +346,7 @@ def test_a_graph_is_ready_when_as_many_members_are_as_it_needs(
 
 
 def test_what_a_member_did_not_get_is_said_and_what_the_client_can_not_read_is_refused() -> None:
-    traffic = Graphed("kserve-v1", sequence=["a"])
+    traffic = Graphed("kserve-v1", sequence=("a",))
     body = orjson.loads(inputs([[1, 2]]))
     sent = traffic.send(V2, orjson.dumps({**body, "parameters": {"temperature": 0.5}}))
     traffic.at("a")[0].answer(b'{"predictions":[7]}')
