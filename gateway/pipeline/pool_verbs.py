@@ -273,7 +273,7 @@ class Concurrency:
     target: Duration | Literal["auto"] | None = setting(
         None,
         "find the limit: as many as bring throughput while nine calls of ten stay under this; `auto`: under "
-        "80 % of the time that clients give",
+        "82 % of the time that clients give",
         example="200ms",
     )
 

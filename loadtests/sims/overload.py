@@ -389,7 +389,7 @@ COMPARED = ("servers, 5 x", "servers, 5 x, half as fast", "batching, 5 x", "batc
 
 
 def run() -> Report:
-    """Ours three times on each scenario, other laws once on some."""
+    """Ours, with and without a target, three times on each scenario, other laws once on some."""
     rows: list[list[Cell]] = []
     ours: dict[str, Outcome] = {}
     auto: dict[str, Outcome] = {}
@@ -399,7 +399,7 @@ def run() -> Report:
             if law not in ("ours", "auto") and name not in COMPARED and not fresh:
                 continue
             first = 11 if fresh else 1
-            seeds = (first, first + 1, first + 2) if law == "ours" else (first,)
+            seeds = (first, first + 1, first + 2) if law in ("ours", "auto") else (first,)
             several = [simulate(scenario, make, queued, seed) for seed in seeds]
             mean = Outcome(*(sum(values) / len(seeds) for values in zip(*several, strict=True)))
             if law == "ours":
@@ -407,19 +407,27 @@ def run() -> Report:
             elif law == "auto":
                 auto[name] = mean
             rows.append([name, law, *(round(value, 4) for value in mean)])
+    halved = [name for name in SHAPES if name.endswith("half as fast")]
     surges = [name for name in SHAPES if name.endswith("10 x")]
     return Report(
         "Overload: good answers over what the backend can do",
         "The law's constants were chosen on all that is not held out (seeds 1, 2), then frozen; what is held "
-        "out ran once, on seeds 11 to 13. The target is 80 % of the promise everywhere.",
+        "out ran once, on seeds 11 to 13. The target is 80 % of the promise everywhere. "
+        "Of servers that are half as fast 0.14 % of the calls take longer than the promise by themselves.",
         ("scenario", "limit", "goodput", "first 5 s", "after", "calm", "wasted", "critical"),
         rows,
         (
             Target("goodput, least of the twelve shapes", min(ours[n].goodput for n in SHAPES), ">=", 0.98),
             Target("the first five seconds, least of them", min(ours[n].first for n in SHAPES), ">=", 0.95),
             Target("critical calls in time at 10 x", min(ours[n].important for n in surges), ">=", 0.999),
+            Target(
+                "critical calls in time while it is half as fast, least",
+                min(ours[n].important for n in halved),
+                ">=",
+                0.995,
+            ),
             Target("good answers while calm", min(ours[n].calm for n in SHAPES), ">=", 0.999),
-            Target("without a target: goodput", min(auto[n].goodput for n in SHAPES), ">=", 0.97),
+            Target("without a target: goodput", min(auto[n].goodput for n in SHAPES), ">=", 0.98),
             Target("goodput, least of those held out", min(ours[n].goodput for n in HELD_OUT), ">=", 0.98),
             Target("the first five seconds, held out", min(ours[n].first for n in HELD_OUT), ">=", 0.95),
         ),

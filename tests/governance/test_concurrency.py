@@ -136,7 +136,7 @@ def test_without_a_target_clients_time_bounds_it():
     limit = AdaptiveLimit(None)
     for _ in range(200):
         limit.give(0.25)
-    assert limit.target == pytest.approx(0.2)
+    assert limit.target == pytest.approx(0.205)
     end = closed(limit, batches, 0.0, 20.0)
     closed(limit, batches, end, 1.0)
     assert batches(int(limit.limit)) < 0.23
