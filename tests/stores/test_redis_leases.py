@@ -92,8 +92,9 @@ async def test_four_gateways_of_two_workers_keep_one_limit_with_few_calls(redis_
     for window in (0.1, 1.0, length):
         most = max(sum(at <= t < at + window for t in granted) for at in granted[::50])
         assert most <= 1.02 * (1000.0 * window + 100.0) + 10  # ten: the loop's own clock is 5 ms coarse
-    # The figures proper are the simulator's (loadtests/sims/leases.py): this is a machine with other work.
-    assert len(granted) >= 0.8 * 1000.0 * length
+    # The figures proper are the simulator's (loadtests/sims/leases.py): six runs on two busy cores used 93 to
+    # 99 % with 40 to 115 calls per 1,000 requests, since a tick that comes late costs both.
+    assert len(granted) >= 0.9 * 1000.0 * length
     assert calls <= 0.1 * asked + 100
 
 
