@@ -148,6 +148,7 @@ async def test_a_quota_goes_on_where_it_was_after_a_failover(redis_server, tmp_p
                 await asyncio.sleep(0.1)
             gateways = [Quotas(RedisLedger(client), time.time)]
             before = await passed(gateways, 30)
+            control.set("mark", 1)  # WAIT is about what its own connection wrote, and all before that
             assert control.wait(1, 4000) == 1, "the replica did not follow"
             control.close()
             redis_server.kill()
