@@ -69,7 +69,7 @@ bench: $(VENV)/.test peers  ## CPU, latency, memory beside other gateways, in on
 bench-serving: $(VENV)/.test  ## the reference backend beside raw ONNX Runtime; BENCH_SERVING="--peers --record"
 	@$(BIN)/python -m loadtests.serving $(BENCH_SERVING)
 
-govern: $(VENV)/.test  ## overload over loopback: stub backends get 2, 5 and 10 times what they can do; two minutes
+govern: $(VENV)/.test  ## overload over loopback: stub backends get 2, 5 and 10 times what they can do, or fail; four minutes
 	@$(BIN)/python -m loadtests.govern $(GOVERN)
 
 load: $(VENV)/.test  ## locust drives the demo past its limits; asserts, a report and a picture in loadtests/out/

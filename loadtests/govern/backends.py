@@ -72,10 +72,14 @@ class Backend:
         """One call came in."""
         self.served += 1
         if self.kind.fails and self.served % self.kind.fails == 0:
-            transport.write(_FAILED)
+            self.fail(transport)
             return
         self._waiting.append(transport)
         self._work()
+
+    def fail(self, transport: asyncio.Transport) -> None:
+        """Answer 500 at once."""
+        transport.write(_FAILED)
 
     def _work(self) -> None:
         at_once = 1 if self.kind.batches else self.kind.size
