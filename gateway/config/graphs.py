@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.config.kind import REQUIRED, setting
-from gateway.config.units import Ratio
+from gateway.config.units import Duration, Ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,12 @@ class Graph:
         example=2,
         at_least=1,
     )
+    patience: Duration | None = setting(
+        None,
+        "ensemble: after so long `need` answers are enough, stragglers called off; none: waits for all",
+        example="50ms",
+        at_least=0.001,
+    )
     rows: int = setting(64, "scatter: rows of one part, at most", "rows", at_least=1)
 
     def __post_init__(self) -> None:
@@ -105,6 +111,8 @@ class Graph:
                 yield f"expected weights above 0 of members, found {member}: {weight:g}"
         if self.need is not None and self.need > len(self.ensemble):
             yield f"expected need: at most the {len(self.ensemble)} members, found {self.need}"
+        if self.patience is not None and self.need is None:
+            yield "expected need: beside patience: so many answers are enough once it is over, found none"
         if self.switch and any(case.always for case in self.switch[:-1]):
             yield "expected only the last case of a switch without a condition"
 

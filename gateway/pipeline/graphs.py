@@ -3,7 +3,8 @@
     sequence   each member gets the outputs of the one before as its inputs (by name; an only tensor gets the
                name that the model has for it). What a member refuses or fails is the answer.
     ensemble   all members at once; dialects/blend.py makes one answer. A member that fails is left out as
-               long as `need` others answer, and the answer says so (x-degraded); bad input fails at once.
+               long as `need` others answer, and so are those still at it when `patience` is over; the answer
+               says so (x-degraded). Bad input fails at once.
     switch     the first case that holds. None holds: 422 no_case.
     cascade    the doubtful rows go on to a better model, and come back into their places. When that one
                fails the first model's answer stands, and says so.
@@ -185,6 +186,10 @@ class Run:
             self._step(pools[name], asked).then(
                 partial(council.answered, name), partial(council.failed, name)
             )
+        if config.patience is not None:
+            gateway = self._gateway
+            timer = gateway.timers.punctual(gateway.clock.now() + config.patience, council.hurry)
+            council.answer.then(lambda _: timer.cancel(), lambda _: timer.cancel())
         return council.answer
 
     # In two steps, the second for some rows
@@ -244,13 +249,14 @@ class Run:
 class Council:
     """An ensemble that is being asked."""
 
-    __slots__ = ("_answers", "_config", "_ctx", "_failed", "answer")
+    __slots__ = ("_answers", "_config", "_ctx", "_failed", "_hurried", "answer")
 
     def __init__(self, ctx: Context, config: Graph) -> None:
         self._ctx = ctx
         self._config = config
         self._answers: dict[str, InferResponse] = {}
         self._failed: list[str] = []
+        self._hurried = False
         self.answer: Promise[Said] = Promise()
 
     def answered(self, member: str, said: Said) -> None:
@@ -270,15 +276,27 @@ class Council:
         else:
             self._conclude()
 
+    def hurry(self) -> None:
+        """Patience is over: as many answers as are needed are enough, now or as soon as they are there."""
+        self._hurried = True
+        self._conclude()
+
+    def _enough(self) -> bool:
+        members = len(self._config.ensemble)
+        if self._hurried:
+            return len(self._answers) >= (self._config.need or members)
+        return len(self._answers) + len(self._failed) == members
+
     def _conclude(self) -> None:
         config = self._config
-        if self.answer.done or len(self._answers) + len(self._failed) < len(config.ensemble):
+        if self.answer.done or not self._enough():
             return
         answers = {name: self._answers[name] for name in config.ensemble if name in self._answers}
         weights = {name: config.weights.get(name, 1.0) for name in answers}
-        if self._failed:
+        missing = [name for name in config.ensemble if name not in answers]
+        if missing:
             self._ctx.degraded = f"ensemble {len(answers)} of {len(config.ensemble)}"
-            self._ctx.degraded_by = ",".join(self._failed)
+            self._ctx.degraded_by = ",".join(missing)
         try:
             self.answer.resolve(blend(answers, weights, config.by))
         except InvalidPrediction as unlike:

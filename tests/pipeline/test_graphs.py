@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from gateway.config.graphs import Cascade, Case, Graph
-from gateway.config.units import Ratio
+from gateway.config.units import Duration, Ratio
 from gateway.http.message import Headers
 from gateway.pipeline.errors import UpstreamReset
 from gateway.pipeline.graphs import GraphPool
@@ -165,6 +165,39 @@ def test_too_few_members_are_a_failure_at_once_and_the_rest_is_called_off() -> N
     (left,) = traffic.at("c")
     assert left.cancelled
     traffic.assert_nothing_held()
+
+
+def test_a_straggler_is_waited_for_until_patience_is_over_and_then_called_off() -> None:
+    traffic = Graphed(ensemble=("a", "b", "c"), need=2, patience=Duration(0.05))
+    sent = traffic.asked()
+    traffic.answer("a", scores=[[1.0, 0.0]])
+    traffic.answer("c", scores=[[0.0, 1.0]])
+    traffic.clock.advance(0.04)
+    traffic.timers.fire()
+    assert not sent.down.answered
+    traffic.clock.advance(0.02)
+    (late,) = traffic.at("b")
+    traffic.timers.fire()
+    assert outputs_of(sent)["scores"] == [0.5, 0.5]
+    assert sent.down.field(b"x-degraded") == b"ensemble 2 of 3"
+    assert late.cancelled
+    traffic.assert_nothing_held()
+
+
+def test_when_patience_is_over_too_early_the_next_answer_that_is_enough_is() -> None:
+    traffic = Graphed(ensemble=("a", "b", "c"), need=2, patience=Duration(0.05))
+    sent = traffic.asked()
+    traffic.answer("a", scores=[[1.0, 0.0]])
+    traffic.clock.advance(0.06)
+    traffic.timers.fire()
+    assert not sent.down.answered
+    traffic.answer("b", scores=[[0.0, 1.0]])
+    assert sent.down.field(b"x-degraded") == b"ensemble 2 of 3"
+
+
+def test_patience_without_need_is_no_graph() -> None:
+    with pytest.raises(ValueError, match="expected need"):
+        Graph(ensemble=("a", "b"), patience=Duration(0.05))
 
 
 def test_members_that_answer_in_different_forms_are_no_ensemble() -> None:
