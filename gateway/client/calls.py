@@ -21,7 +21,6 @@ _OPTIONS: Final = (
     ("grpc.enable_retries", 0),
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
 )
