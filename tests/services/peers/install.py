@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.services.grpc_peers import TENSORFLOW, unpack
 
 WANTED = {
-    "triton": ["nvidia-pytriton==0.7.0"],
+    "triton": ["--no-deps", "nvidia-pytriton==0.7.0", "numpy==1.26.4"],  # only its server is run
     "mlserver": ["mlserver==1.7.1"],
     "kserve": ["kserve==0.21.0"],
     "torchserve": ["torch==2.13.0", "torchserve==0.12.0", "torch-model-archiver", "pyyaml"],
