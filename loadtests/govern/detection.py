@@ -203,9 +203,9 @@ def report(outcomes: dict[str, Detected]) -> Report:
     ]
     broken, doubtful, release = (outcomes[name] for name in ("broken", "doubtful", "release"))
     return Report(
-        "Detection on loopback: seconds until a failing instance, or release, is found",
+        "Detection on loopback: s of its share that a failing instance got; s until a release is gone",
         f"{TRIALS} of each at once; generator, gateway and backends share the machine.",
-        ("scene", "found s", "latest", "back s", "latest back", "calls at most"),
+        ("scene", "s, or s of share", "most", "back s", "latest back", "calls at most"),
         rows,
         (
             Target("a broken instance, latest, s of its share", max(broken.found), "<=", 2.0),
@@ -226,4 +226,4 @@ def _draw(axes: Axes, outcomes: dict[str, Detected]) -> None:
     axes.set_yticks(range(len(lines)), list(lines))
     axes.invert_yaxis()
     axes.set_xlim(left=0.0)
-    axes.set_xlabel("s; one dot per trial, the bar is the median")
+    axes.set_xlabel("s (broken, doubtful: of its even share); one dot per trial, the bar is the median")
