@@ -94,7 +94,7 @@ def test_answers_say_how_busy_the_server_is_in_words_that_the_gateway_reads(back
         said = set()
         while not all(one.done() for one in under_way):
             said.add(backend.call("GET", "/v2/health/live")[2]["x-headgate-load"])
-    assert any(read_load(Response(200, [(b"x-headgate-load", one.encode())])) == 3 for one in said), said
+    assert (1, 2) in {read_load(Response(200, [(b"x-headgate-load", one.encode())])) for one in said}, said
     assert all(re.fullmatch(r"running=\d, waiting=\d", one) for one in said)
 
 
