@@ -718,11 +718,10 @@ def test_another_gateway_behind_the_same_store_has_it_too() -> None:
     assert not other.upstream.calls
 
 
-class Leasing(MemoryBlobs):
-    """A store that others share, and whose leases are ours."""
+class Leasing:
+    """What a store that others share has beside its blobs; every lease is ours."""
 
-    def __init__(self, clock: ManualClock) -> None:
-        super().__init__(100_000, clock)
+    def __init__(self) -> None:
         self.released: list[bool] = []
 
     def lease(self, key: bytes) -> Lease:
@@ -741,14 +740,14 @@ class Leasing(MemoryBlobs):
 def test_with_a_shared_store_too_what_must_be_asked_about_always_is(
     said: bytes, calls: int, shared: list[bool]
 ) -> None:
-    blobs = Leasing(ManualClock())
-    answers = AnswerStore(100_000, blobs, blobs)
+    leasing = Leasing()
+    answers = AnswerStore(100_000, MemoryBlobs(100_000, ManualClock()), leasing)
     answers.trust(True)
     traffic = cached(answers=answers)
     for _ in range(3):
         ask(traffic, answer=[ETAG, *cc(said)])
     assert len(traffic.upstream.calls) == calls
-    assert blobs.released == shared, "others who wait are told when there is nothing to wait for"
+    assert leasing.released == shared, "others who wait are told when there is nothing to wait for"
 
 
 def test_a_dry_run_changes_nothing() -> None:
