@@ -39,8 +39,9 @@ SLOTS = 16
 BEGAN, ENDED, OVER = 20.0, 30.0, 60.0  # s: of the brownout, and of the run
 WITHIN = 0.5  # s that a client waits
 TRY = 0.25  # s for one try
-SEEDS = tuple(range(41, 50))  # fresh
-"""Several, and their median: at a load of 0.9 chance alone costs 99 % now and then, brownout or not."""
+SEEDS = (1, 2, 3)
+FRESH = tuple(range(41, 50))
+"""Judged by their median: at a load of 0.9 chance alone costs 99 % now and then, brownout or not."""
 
 
 class Law(NamedTuple):
@@ -203,7 +204,7 @@ def run() -> Report:
     ours: dict[str, list[Result]] = {}
     for name, scenario in {**TUNED, **HELD_OUT}.items():
         for who, law in LAWS.items():
-            seeds = SEEDS if who == "ours" else SEEDS[:3]
+            seeds = SEEDS + FRESH if who == "ours" else SEEDS
             results = [simulate(scenario, law, seed) for seed in seeds]
             during, after, recovered, attempts = (
                 median(values) for values in list(zip(*results, strict=True))[:4]
@@ -216,18 +217,24 @@ def run() -> Report:
                 ours[name] = results
     tuned = ours[next(iter(TUNED))]
     held_out = [result for name in HELD_OUT for result in ours[name]]
-    after = min(median(result.after for result in ours[name]) for name in HELD_OUT)
+    first, fresh = slice(len(SEEDS)), slice(len(SEEDS), None)
+    worst = min(one.after for name in HELD_OUT for one in ours[name][first])
+    after = min(median(one.after for one in ours[name][fresh]) for name in HELD_OUT)
     return Report(
         "A brownout under retries: coming back from it",
         "Medians. Timeouts and shares are the gateway's defaults; all but the first were only judged.",
         ("scenario", "law", "success during", "from 5 s after", "back after s", "attempts per request"),
         rows,
         (
-            Target("s until 99 % succeed again, median", median(one.recovered for one in tuned), "<=", 5.0),
+            Target("s until 99 % succeed again", max(one.recovered for one in tuned[first]), "<=", 5.0),
+            Target(
+                "the same on fresh seeds, median", median(one.recovered for one in tuned[fresh]), "<=", 5.0
+            ),
             Target("success from 5 s after", min(one.after for one in tuned), ">=", 0.99),
             Target("attempts per request", max(one.attempts for one in tuned), "<=", 1.1),
             Target("held out: attempts per request", max(one.attempts for one in held_out), "<=", 1.1),
-            Target("held out: success from 5 s after, median of the worst", after, ">=", 0.99),
+            Target("held out: success from 5 s after", worst, ">=", 0.99),
+            Target("the same on fresh seeds, median of the worst", after, ">=", 0.99),
         ),
         lambda axes: _draw(axes, lines),
     )

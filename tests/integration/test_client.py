@@ -51,7 +51,7 @@ def agree(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -
     """Tell whether both are the same tensors, but for what other batches make of the last digits."""
     return all(
         found[name].dtype == expected[name].dtype
-        and np.allclose(found[name], expected[name], rtol=1e-5, atol=1e-7)
+        and np.allclose(found[name], expected[name], rtol=1e-6, atol=0)
         for name in ("label", "probabilities")
     )
 
