@@ -5,6 +5,7 @@
     GET    /workers                             the processes that serve
     GET    /releases                            releases, and what the judge made of them
     GET    /drifts                              alarms of `drift`: what predicts otherwise than it used to
+    GET    /quotas?who=…&most=…                 who spent how much of which quota, and what is left until when
     POST   /releases/{name}/{act}               act: promote, rollback, pause, resume
     POST   /reload                              read the policy folder again; If-Match as a guard
     POST   /explain                             decide one request without sending it or spending anything
@@ -88,6 +89,10 @@ class Operations(Protocol):
         """Promote, roll back, pause or resume. Raises KeyError (no such release or act), and Impossible."""
         ...
 
+    async def quotas_left(self, who: str, most: int) -> views.View:
+        """Every quota: who spent most of it (or `who` alone), and what is left."""
+        ...
+
     def registry_status(self) -> RegistryStatus | None:
         """How the registry stands."""
         ...
@@ -144,6 +149,7 @@ def make_app(
             web.get("/workers", handlers.workers),
             web.get("/releases", handlers.releases),
             web.get("/drifts", handlers.drifts),
+            web.get("/quotas", handlers.quotas),
             web.post("/releases/{name}/{act}", handlers.move_release),
             web.post("/reload", handlers.reload),
             web.post("/explain", handlers.explain),
@@ -213,6 +219,13 @@ class _Handlers:
 
     async def drifts(self, request: web.Request) -> web.Response:
         return _json(self._runtime.drifts())
+
+    async def quotas(self, request: web.Request) -> web.Response:
+        unknown = request.query.keys() - {"who", "most"}
+        most = request.query.get("most", "20")
+        if unknown or not re.fullmatch("[0-9]{1,5}", most):
+            return problem(400, "unknown_question", "expected ?who=NAME and ?most=NUMBER, or neither")
+        return _json(await self._runtime.quotas_left(request.query.get("who", ""), int(most)))
 
     async def move_release(self, request: web.Request) -> web.Response:
         name, act = request.match_info["name"], request.match_info["act"]

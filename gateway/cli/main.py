@@ -24,6 +24,7 @@ from gateway.cli import (
     overrides,
     predict,
     purge,
+    quotas,
     register,
     releases,
     serve,
@@ -43,6 +44,7 @@ COMMANDS = (
     overrides,
     predict,
     purge,
+    quotas,
     releases,
 )
 

@@ -292,7 +292,7 @@ class Stores:
     )
     quotas: str = setting(
         ".headgate/quotas.db",
-        "file that keeps what was spent of quotas, or memory; with counters in Redis they are there",
+        "file that keeps what was spent of quotas, or memory (each worker its own); not used with Redis",
         example="/var/lib/headgate/quotas.db",
     )
     on_store_failure: Failure = setting(

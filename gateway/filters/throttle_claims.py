@@ -112,15 +112,14 @@ class Level:
     """One throttle of one endpoint.
 
     unit: what is counted. rate: of it, per period. size: of a full bucket. per: whose bucket. limit: all that
-    as the policy says it. plain: it applies to everybody, always. steady: to whom it applies and which bucket
-    it means depends on the principal alone, where there is one. pace: s that a request may wait for its turn.
-    status, code: of its refusals. passed, refused, waited: requests that it decided; of refused ones only
-    those where it was the one that made them wait longest.
+    as the policy says it. prefix: of its buckets' keys. plain: it applies to everybody, always. steady: to
+    whom it applies and which bucket it means depends on the principal alone, where there is one. pace: s that
+    a request may wait for its turn. status, code: of its refusals. passed, refused, waited: requests that it
+    decided; of refused ones only those where it was the one that made them wait longest.
     """
 
     __slots__ = (
         "_fixed",
-        "_prefix",
         "_subject",
         "_warmth",
         "burst",
@@ -134,6 +133,7 @@ class Level:
         "passed",
         "per",
         "plain",
+        "prefix",
         "rate",
         "refused",
         "rule",
@@ -177,7 +177,7 @@ class Level:
         name = name or rule.policy or parts.endpoint
         self.name = quoted(name)
         self.member = policy_item(name, rate.count, rate.period, _COUNTED[unit])
-        self._prefix = identity or (EXACT if exact else b"") + f"{rule.policy}\0{limit}\0".encode()
+        self.prefix = identity or (EXACT if exact else b"") + f"{rule.policy}\0{limit}\0".encode()
         self.pace = pace
         self.status = status
         self.code = code
@@ -191,7 +191,7 @@ class Level:
         self._warmth: Warmth | None = Warmth(warm_up) if warm_up else None
         self.steady = self.steady and not warm_up
         if always is not None and unit == "requests" and not warm_up:
-            self._fixed = Claim(self._prefix + always, 1.0, self.rate, self.burst)
+            self._fixed = Claim(self.prefix + always, 1.0, self.rate, self.burst)
 
     def spares(self, ctx: Context) -> bool:
         """Tell whether the limit is for hot values alone, and this request's is none."""
@@ -203,8 +203,8 @@ class Level:
             return self._fixed
         if self._warmth is not None:
             cost = costs[self.unit] * self._warmth.price(ctx.now)
-            return Claim(self._prefix + self._subject(ctx), cost, self.rate, self.burst)
-        return Claim(self._prefix + self._subject(ctx), costs[self.unit], self.rate, self.burst)
+            return Claim(self.prefix + self._subject(ctx), cost, self.rate, self.burst)
+        return Claim(self.prefix + self._subject(ctx), costs[self.unit], self.rate, self.burst)
 
     def __repr__(self) -> str:
         return f"<Level {self.rule.policy}: {self.limit}>"

@@ -21,6 +21,7 @@ stores/redis_quotas.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from math import floor, inf
 from typing import Final, NamedTuple
 
@@ -55,6 +56,13 @@ class Told(NamedTuple):
     oldest: int
 
 
+class Drawn(NamedTuple):
+    """What was drawn of one key. slots: start -> drawn; some of them may count no more."""
+
+    key: bytes
+    slots: dict[int, float]
+
+
 def decide(counts: dict[int, float], ask: Ask) -> Told:
     """Settle and draw in place. counts: slot -> drawn. The law that every ledger keeps."""
     for slot in [slot for slot in counts if slot < ask.since]:
@@ -74,15 +82,20 @@ def decide(counts: dict[int, float], ask: Ask) -> Told:
 class MemoryLedger:
     """Counts in memory. max_keys: those touched longest ago are forgotten first."""
 
-    __slots__ = ("_counts", "_max_keys")
+    __slots__ = ("_counts", "_max_keys", "is_shared")
 
     def __init__(self, max_keys: int = 100_000) -> None:
+        self.is_shared = False
         self._counts: dict[bytes, dict[int, float]] = {}
         self._max_keys = max_keys
 
     def draw(self, asks: Sequence[Ask]) -> list[Told]:
         """Answer each."""
         return [self._one(ask) for ask in asks]
+
+    def drawn(self, most: int) -> list[Drawn]:
+        """Return what was drawn, of so many keys at most."""
+        return [Drawn(key, dict(counts)) for key, counts in islice(self._counts.items(), most)]
 
     def _one(self, ask: Ask) -> Told:
         counts = self._counts.pop(ask.key, None)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Protocol
 
-from gateway.governance.allowance import Allowance, Ask, Told
+from gateway.governance.allowance import Allowance, Ask, Drawn, Told
 from gateway.governance.windows import window
 from gateway.pipeline.ports import Claim, Grant, StoreUnavailable
 from gateway.pipeline.promise import Eventual, Promise
@@ -20,13 +20,19 @@ MAX_KEYS = 100_000  # allowances that are remembered
 
 
 class Ledger(Protocol):
-    """Knows what was drawn, for everybody who shares it."""
+    """Knows what was drawn, for everybody who shares it. is_shared: more than this process may do so."""
+
+    is_shared: bool
 
     def draw(self, asks: Sequence[Ask]) -> Eventual[Sequence[Told]]:
         """Settle and draw, each ask for itself.
 
         The promise may be rejected with StoreUnavailable.
         """
+        ...
+
+    def drawn(self, most: int) -> Eventual[Sequence[Drawn]]:
+        """Return what was drawn, of so many keys at most; StoreUnavailable as above."""
         ...
 
 
@@ -116,6 +122,18 @@ class Quotas:
 
         told.then(lambda _: later.resolve(None), failed)
         return later
+
+    def drawn(self, most: int) -> Eventual[Sequence[Drawn]]:
+        """Return what the ledger says was drawn, of so many keys at most.
+
+        What processes hold and have not spent yet counts as drawn; it is about a second's worth.
+        """
+        return self._ledger.drawn(most)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes count in the same ledger."""
+        return self._ledger.is_shared
 
     def left(self) -> dict[bytes, tuple[float, float]]:
         """Return what is left and the whole, by key, as far as this process knows."""

@@ -13,7 +13,7 @@ from gateway.pipeline.snapshot import Snapshot
 from gateway.runtime import gauges, messages
 from gateway.runtime.crew import Crew
 from gateway.runtime.hand import Hand, NoAnswer, State
-from gateway.runtime.joining import joined_instances
+from gateway.runtime.joining import joined_instances, joined_quotas
 from gateway.runtime.policies import Policies
 from gateway.runtime.releasing import Releasing, read_act
 from gateway.telemetry.families import Family, families, lasting, merged, text
@@ -99,6 +99,11 @@ class Host:
         """Forget cached answers, in all workers."""
         answers = await self._ask_all("purge", {"what": what})
         return sum(number for number in answers if isinstance(number, int))
+
+    async def quotas_left(self, who: str, most: int) -> views.View:
+        """Show what is left of quotas: as one worker sees it where all share the ledger, else of all."""
+        answers = await self._ask_all("quotas", {"who": who, "most": most})
+        return joined_quotas(answers)
 
     async def explain(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes

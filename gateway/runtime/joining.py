@@ -1,4 +1,4 @@
-"""What several workers say of the same instance, as one."""
+"""What several workers say of the same instance or quota, as one."""
 
 from __future__ import annotations
 
@@ -46,6 +46,43 @@ def _joined(own: View, views: Sequence[View]) -> View:
     if joined["breaker"] is None:
         joined["breaker_retry_after"] = None
     return joined
+
+
+def joined_quotas(answers: Iterable[object]) -> View:
+    """Join what workers say of quotas (quota_view.py): one answer where they share a ledger, else the sum.
+
+    Workers that count each for itself have each the whole quota, so what is used and what is left add up.
+    """
+    said = [view for view in answers if isinstance(view, dict)]
+    if not said:
+        return {"shared": False, "trouble": "no worker serves at the moment", "quotas": []}
+    shared = next((view for view in said if view["shared"] and not view["trouble"]), None)
+    if shared is not None or said[0]["shared"]:
+        return shared or said[0]
+    joined: dict[tuple[object, object], View] = {}
+    for view in said:
+        for quota in view["quotas"]:
+            key = (quota["defined_at"], quota["limit"])
+            joined[key] = _added(joined[key], quota) if key in joined else dict(quota)
+    return {**said[0], "quotas": list(joined.values())}
+
+
+def _added(one: View, other: View) -> View:
+    whole = {str(row["who"]): row for row in _rows(one)}
+    for row in _rows(other):
+        mine = whole.get(str(row["who"]))
+        whole[str(row["who"])] = row if mine is None else _sum(mine, row, ("used", "left"))
+    rows = sorted(whole.values(), key=lambda row: (-_number(row["used"]), str(row["who"])))
+    return {**_sum(one, other, ("most", "used")), "spent": rows, "spenders": len(rows)}
+
+
+def _rows(quota: View) -> list[View]:
+    rows = quota["spent"]
+    return rows if isinstance(rows, list) else []
+
+
+def _sum(one: View, other: View, names: Sequence[str]) -> View:
+    return {**one, **{name: _number(one[name]) + _number(other[name]) for name in names}}
 
 
 def _number(value: object) -> float:

@@ -97,6 +97,10 @@ class Crewman(Protocol):
         """Another worker's request made cached answers untrue."""
         ...
 
+    async def quotas_left(self, who: str, most: int) -> View:
+        """Show what is left of quotas."""
+        ...
+
     async def explain(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes
     ) -> Mapping[str, object]:
@@ -309,6 +313,8 @@ class Link:
                 answer = await crewman.instances()
             case "purge":
                 answer = await crewman.purge(wanted["what"])
+            case "quotas":
+                answer = await crewman.quotas_left(wanted["who"], wanted["most"])
             case "explain":
                 body = wanted["body"].encode()
                 answer = dict(await crewman.explain(wanted["method"], wanted["url"], wanted["headers"], body))

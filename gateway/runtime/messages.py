@@ -33,7 +33,7 @@ class _Message(msgspec.Struct, frozen=True, tag=True, array_like=True, forbid_un
     """Common ground."""
 
 
-Question: TypeAlias = Literal["instances", "purge", "explain"]
+Question: TypeAlias = Literal["instances", "purge", "explain", "quotas"]
 
 Files: TypeAlias = dict[str, bytes]
 """The policy files by name: what the supervisor read and every worker builds from."""

@@ -55,6 +55,7 @@ from gateway.runtime.listening import client_ports, make_listeners, offer_tunnel
 from gateway.runtime.membership import Membership
 from gateway.runtime.observing import open_telemetry
 from gateway.runtime.policies import Policies
+from gateway.runtime.quota_view import quotas_view
 from gateway.runtime.registries import CannotStart, open_registry
 from gateway.runtime.releasing import Releasing, aside, catch_up, read_act, state_file
 from gateway.runtime.sensing import sense
@@ -435,6 +436,10 @@ class Worker:
     def outdated(self, what: str) -> None:
         """Another worker's request made cached answers untrue: forget them here, too."""
         self._answers.heard(what, self._clock.wall())
+
+    async def quotas_left(self, who: str, most: int) -> views.View:
+        """Show what is left of quotas, and who spent it."""
+        return await quotas_view(self.snapshot, self.quotas, self._clock.wall(), who, most)
 
     async def explain(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gateway.governance.allowance import Ask, Told, decide
+from gateway.governance.allowance import Ask, Drawn, Told, decide
 from gateway.pipeline.ports import StoreUnavailable
 from gateway.pipeline.promise import Promise
 
@@ -52,6 +52,17 @@ class QuotaFile:
             raise
         database.execute("COMMIT")
         return told
+
+    def drawn(self, most: int) -> list[Drawn]:
+        """Return what was drawn, of so many keys at most. Raises sqlite3.Error or OSError."""
+        slots: dict[bytes, dict[int, float]] = {}
+        rows = self._open().execute(
+            "SELECT key, slot, tokens FROM drawn WHERE key IN (SELECT DISTINCT key FROM drawn LIMIT ?)",
+            (most,),
+        )
+        for key, slot, tokens in rows:
+            slots.setdefault(key, {})[slot] = tokens
+        return [Drawn(key, drawn) for key, drawn in slots.items()]
 
     def forget(self, wall: float) -> None:
         """Drop what counts no more, where anybody counts. wall: s since the epoch."""
@@ -97,6 +108,8 @@ def _one(database: sqlite3.Connection, ask: Ask) -> Told:
 class FileLedger:
     """Implements pipeline/quotas.Ledger over a QuotaFile."""
 
+    is_shared = True
+
     def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
         self._path = path
         self._file = QuotaFile(path)
@@ -115,6 +128,25 @@ class FileLedger:
         self._asks.append((asks, promise))
         if len(self._asks) == 1:
             self._loop.call_soon(self._flush)
+        return promise
+
+    def drawn(self, most: int) -> Promise[Sequence[Drawn]]:
+        """Answer in a while; rejected with StoreUnavailable where the file can't be used."""
+        promise: Promise[Sequence[Drawn]] = Promise()
+        if self._is_closed:
+            promise.reject(StoreUnavailable("the file of quotas is closed"))
+            return promise
+
+        def read(done: asyncio.Future[list[Drawn]]) -> None:
+            if done.cancelled():
+                return
+            error = done.exception()
+            if error is None:
+                promise.resolve(done.result())
+            else:
+                promise.reject(StoreUnavailable(f"the file of quotas can't be used: {error}"))
+
+        self._loop.run_in_executor(self._thread, self._file.drawn, most).add_done_callback(read)
         return promise
 
     def forget(self, wall: float) -> None:

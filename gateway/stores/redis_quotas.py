@@ -8,12 +8,13 @@ it is told to (`appendonly yes`): a server that forgets everything starts all qu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from gateway.governance.allowance import PART, Ask, Told
+from gateway.governance.allowance import PART, Ask, Drawn, Told
 from gateway.pipeline.ports import StoreUnavailable
 from gateway.pipeline.promise import Promise
 from gateway.stores.redis import RedisClient
-from gateway.stores.resp import ReplyError
+from gateway.stores.resp import ReplyError, encode
 from gateway.stores.script import Script, number
 
 DRAW = (
@@ -65,10 +66,13 @@ Returns granted, left, oldest of each.
 """
 
 _DRAW = Script(DRAW)
+_SCANNED = b"500"  # keys that one command looks at
 
 
 class RedisLedger:
     """Implements pipeline/quotas.Ledger."""
+
+    is_shared = True
 
     def __init__(self, client: RedisClient, prefix: bytes = b"{headgate}:quota:") -> None:
         """prefix: holds a hash tag, so that one script may touch all keys of a request in a cluster."""
@@ -105,6 +109,60 @@ class RedisLedger:
                 promise.reject(StoreUnavailable(f"the server refused: {answer}"))
 
         self._client.send(_DRAW.command(keys, arguments, by_text=False), checked)
+        return promise
+
+    def drawn(self, most: int) -> Promise[Sequence[Drawn]]:
+        """Look through the keys, some hundred at a time, so that nobody waits for long.
+
+        Rejected with StoreUnavailable; keys that come or go meanwhile may be missed (SCAN).
+        """
+        promise: Promise[Sequence[Drawn]] = Promise()
+        found: dict[bytes, Drawn] = {}
+
+        def scan(cursor: bytes) -> None:
+            command = encode(b"SCAN", cursor, b"MATCH", self._prefix + b"*", b"COUNT", _SCANNED)
+            self._client.send(command, scanned)
+
+        def scanned(reply: object) -> None:
+            match reply:
+                case [bytes(cursor), [*keys]]:
+                    new = [key for key in keys if isinstance(key, bytes) and key not in found]
+                    read(new[: most - len(found)], cursor)
+                case StoreUnavailable():
+                    promise.reject(reply)
+                case _:
+                    promise.reject(StoreUnavailable(f"unexpected reply: {reply}"))
+
+        def read(keys: Sequence[bytes], cursor: bytes) -> None:
+            missing = len(keys)
+            if not missing:
+                go_on(cursor)
+
+            def one(key: bytes, reply: object) -> None:
+                nonlocal missing
+                match reply:
+                    case [*flat]:
+                        numbers = [float(text) for text in flat if isinstance(text, bytes)]
+                        slots = {
+                            int(slot): drawn for slot, drawn in zip(numbers[::2], numbers[1::2], strict=True)
+                        }
+                        found[key] = Drawn(key.removeprefix(self._prefix), slots)
+                    case StoreUnavailable():
+                        promise.reject(reply)
+                missing -= 1
+                if not missing and not promise.done:
+                    go_on(cursor)
+
+            for key in keys:
+                self._client.send(encode(b"HGETALL", key), partial(one, key))
+
+        def go_on(cursor: bytes) -> None:
+            if cursor == b"0" or len(found) >= most:
+                promise.resolve(tuple(found.values()))
+            else:
+                scan(cursor)
+
+        scan(b"0")
         return promise
 
     def __repr__(self) -> str:

@@ -29,6 +29,9 @@ ReplyError = hiredis.ReplyError
 MAX_PENDING = 50_000
 """Commands without a reply: beyond that the server is too far behind to wait for."""
 
+MAX_REPLY = 64 << 20
+"""Bytes without a whole reply in them: no answer to what we ask is that long."""
+
 _INCOMPLETE = object()
 
 
@@ -51,6 +54,7 @@ class Connection(asyncio.Protocol):
         "_timeout",
         "_timer",
         "_transport",
+        "_unread",
     )
 
     def __init__(
@@ -65,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._lost = False
+        self._unread = 0  # bytes since the last whole reply
 
     def send(self, command: bytes, reply: Reply) -> None:
         """Send one encoded command. `reply` is called exactly once, never before this returns unless it
@@ -143,11 +148,15 @@ class Connection(asyncio.Protocol):
         reader = self._reader
         try:
             reader.feed(data)
+            self._unread += len(data)
             while (reply := reader.gets()) is not _INCOMPLETE:
                 if not self._pending:
                     self.give_up("the server said something nobody asked for")
                     return
+                self._unread = 0
                 self._pending.popleft()[1](reply)
+            if self._unread > MAX_REPLY:
+                self.give_up(f"a reply of more than {MAX_REPLY >> 20} MiB")
         except hiredis.ProtocolError:
             self.give_up("what the server says is not RESP")
 

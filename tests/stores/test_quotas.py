@@ -128,6 +128,34 @@ async def test_redis_keeps_the_law(redis_server) -> None:
 
 
 @real
+async def test_every_ledger_tells_what_was_drawn(redis_server, tmp_path: Path) -> None:
+    client = RedisClient(Address.parse(redis_server.url), timeout=1.0)
+    assert await client.open()
+    file, redis, reference = (
+        FileLedger(tmp_path / "q.db", asyncio.get_running_loop()),
+        RedisLedger(client, b"{told}:"),
+        MemoryLedger(),
+    )
+    many = [Ask(b"key %d" % n, 0, 0, time.time() + 1000.0, 50.0, 1.0, 1.0) for n in range(1200)]
+    for asks in [*story(3), many]:
+        reference.draw(asks)
+        await told(file.draw(asks))
+        await told(redis.draw(asks))
+    expected = {key: {slot: n for slot, n in slots.items() if n} for key, slots in reference.drawn(10_000)}
+    assert len(expected) == 1200
+    for ledger in (file, redis):
+        drawn = await told(ledger.drawn(10_000))
+        assert {key: {slot: n for slot, n in slots.items() if n} for key, slots in drawn} == expected
+        assert len(await told(ledger.drawn(700))) == 700
+    assert len(reference.drawn(700)) == 700
+    await file.close()
+    await client.close()
+    for ledger in (file, redis):
+        with pytest.raises(StoreUnavailable):
+            await told(ledger.drawn(10))
+
+
+@real
 async def test_gateways_on_one_redis_together_spend_the_quota_and_no_more(redis_server) -> None:
     async with AsyncExitStack() as stack:
         gateways = []

@@ -115,6 +115,20 @@ async def test_a_server_that_breaks_the_protocol_is_left(said, why):
     assert line.wire.aborted
 
 
+async def test_a_reply_without_an_end_is_not_kept(monkeypatch):
+    monkeypatch.setattr(resp, "MAX_REPLY", 1000)
+    line = Line()
+    for _ in range(3):  # whole ones, together longer
+        line.send(b"GET")
+        line.connection.data_received(b"$600\r\n" + b"x" * 600 + b"\r\n")
+    assert line.lost == []
+    line.send(b"GET")
+    line.connection.data_received(b"$100000\r\n" + b"x" * 900)
+    line.connection.data_received(b"x" * 900)
+    assert line.lost == ["a reply of more than 0 MiB"]
+    assert isinstance(line.heard[-1], StoreUnavailable)
+
+
 async def test_a_closed_or_broken_connection_fails_what_is_pending():
     for reason, why in ((None, "closed"), (ConnectionResetError("reset"), "broke: reset")):
         line = Line()
