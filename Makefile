@@ -23,7 +23,8 @@ help:  ## list the targets
 demo: $(VENV)/.demo  ## the gateway with real models behind it on 127.0.0.1:8080 and :9080; Ctrl-C stops everything
 	@exec $(BIN)/headgate demo $(DEMO)
 
-test: $(VENV)/.test services  ## everything: style, types, floors, all tests, with real etcd, Redis and NGINX
+test: $(VENV)/.test services  ## everything: style, types, floors, all tests, with real etcd, Redis, NGINX, Triton
+	@$(BIN)/python -m tests.services.peers.install --into $(VENV) triton tfs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -39,8 +40,6 @@ check: $(VENV)/.test  ## the same without slow tests: the loop of a working day
 	@$(BIN)/python -m pytest -rs -m "not slow"
 
 test-peers: $(VENV)/.test  ## real Triton, MLServer, KServe, TorchServe, MMS, Paddle and clients (downloads 3 GB)
-	@$(BIN)/python -m tests.services.grpc_peers .venv/grpc-peers
-	@HEADGATE_PEERS=.venv/grpc-peers $(BIN)/python -m pytest -rs tests/integration/test_grpc_peers.py
 	@$(BIN)/python -m tests.services.peers.install --into .venv
 	@rm -f .venv/peers.jsonl
 	@HEADGATE_PEERS=$(CURDIR)/.venv HEADGATE_PEERS_TABLE=$(CURDIR)/.venv/peers.jsonl $(BIN)/python -m pytest -rs tests/integration/test_model_servers.py

@@ -1,4 +1,4 @@
-"""Other people's model servers and clients through the gateway. `make test-peers` installs and runs them.
+"""Other people's gRPC servers and clients through the gateway, each call passed as it is.
 
 Triton: the real server out of the nvidia-pytriton wheel, asked by its own client. TensorFlow Serving: its own
 client stubs (tensorflow-serving-api) against a service made of the same stubs; the server itself is in no
@@ -7,15 +7,10 @@ package registry.
 
 from __future__ import annotations
 
-import os
 import queue
-import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -24,36 +19,10 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from tests.integration.test_grpc import ANYBODY, off, through
-from tests.services.etcd import free_port
+from tests.services.peers.install import home
+from tests.services.peers.servers import INTO, SERVERS, is_installed
 
-PEERS = Path(os.environ.get("HEADGATE_PEERS", Path(__file__).resolve().parents[2] / ".venv" / "grpc-peers"))
-TRITON = PEERS / "triton"  # a virtual environment with nvidia-pytriton
-STUBS = PEERS / "tfs"  # tensorflow_serving/ and tensorflow/**/*_pb2.py
-
-MODEL = """\
-import sys
-sys.path.insert(0, {packages!r})
-import numpy as np
-import triton_python_backend_utils as pb
-
-class TritonPythonModel:
-    def execute(self, requests):
-        return [self.double(request) for request in requests]
-
-    def double(self, request):
-        x = pb.get_input_tensor_by_name(request, "x").as_numpy()
-        if (x < 0).any():
-            return pb.InferenceResponse([], pb.TritonError("no negative numbers"))
-        return pb.InferenceResponse([pb.Tensor("y", x * np.float32(2))])
-"""
-CONFIG = """\
-name: "double"
-backend: "python"
-max_batch_size: 8
-input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ]
-output [ { name: "y" data_type: TYPE_FP32 dims: [ 2 ] } ]
-instance_group [ { count: 1 kind: KIND_CPU } ]
-"""
+pytestmark = pytest.mark.service("triton")
 
 
 def page(port: int, service: str) -> str:
@@ -68,59 +37,10 @@ def page(port: int, service: str) -> str:
 
 @pytest.fixture(scope="module")
 def triton_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    if not (TRITON / "bin" / "python").exists():
-        pytest.skip("make test-peers runs this")
-    found = subprocess.run(
-        [
-            TRITON / "bin" / "python",
-            "-c",
-            "import sys, sysconfig as s; print(s.get_path('purelib'), sys.base_prefix, sys.version_info[1])",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    packages, prefix, minor = found.stdout.split()
-    server = Path(packages) / "pytriton" / "tritonserver"
-    folder = tmp_path_factory.mktemp("triton")
-    (folder / "models" / "double" / "1").mkdir(parents=True)
-    (folder / "models" / "double" / "config.pbtxt").write_text(CONFIG)
-    (folder / "models" / "double" / "1" / "model.py").write_text(MODEL.format(packages=packages))
-    shutil.copytree(server / "backends" / "python", folder / "backends" / "python")
-    stub = server / "python_backend_stubs" / f"3.{minor}" / "triton_python_backend_stub"
-    shutil.copy(stub, folder / "backends" / "python")
-    http, port = free_port(), free_port()
-    libraries = f"{prefix}/lib:{packages}/nvidia_pytriton.libs"
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                server / "bin" / "tritonserver",
-                *("--model-repository", folder / "models", "--backend-directory", folder / "backends"),
-                *("--http-address", "127.0.0.1", "--http-port", str(http)),
-                *("--grpc-address", "127.0.0.1", "--grpc-port", str(port), "--allow-metrics", "false"),
-            ],
-            env={**os.environ, "LD_LIBRARY_PATH": libraries, "PYTHONHOME": prefix},
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
-            end = time.monotonic() + 60
-            while not _is_ready(client):
-                assert process.poll() is None, (folder / "log").read_text()[-3000:]
-                assert time.monotonic() < end, (folder / "log").read_text()[-3000:]
-                time.sleep(0.3)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _is_ready(client: triton.InferenceServerClient) -> bool:
-    try:
-        return bool(client.is_model_ready("double"))
-    except InferenceServerException:
-        return False
+    if not is_installed("triton"):
+        pytest.skip("triton is not installed: make test")
+    with SERVERS["triton"](tmp_path_factory.mktemp("triton")) as server:
+        yield server.pools["kserve-v2-grpc"]
 
 
 def numbers(*values: float) -> triton.InferInput:
@@ -140,7 +60,7 @@ async def test_triton_answers_its_own_client_through_the_gateway(tmp_path, trito
                 assert client.is_server_ready()
                 assert client.get_server_metadata().name == "triton"
                 assert [one.name for one in client.get_model_metadata("double").inputs] == ["x"]
-                assert client.get_model_config("double").config.max_batch_size == 8
+                assert client.get_model_config("double").config.backend == "python"
                 assert client.get_inference_statistics("double").model_stats[0].name == "double"
                 for number in range(50):
                     answer = client.infer("double", [numbers(number, 1)], request_id=str(number))
@@ -190,9 +110,10 @@ async def test_triton_s_streams_pass(tmp_path, triton_port):
 
 @pytest.fixture(scope="module")
 def tensorflow_port() -> Iterator[int]:
-    if not (STUBS / "tensorflow_serving").exists():
-        pytest.skip("make test-peers runs this")
-    sys.path.insert(0, str(STUBS))
+    stubs = home("tfs", INTO)
+    if not (stubs / "tensorflow_serving").exists():
+        pytest.skip("TensorFlow Serving's stubs are not installed: make test")
+    sys.path.insert(0, str(stubs))
     from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
     class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -226,7 +147,7 @@ def tensorflow_port() -> Iterator[int]:
         server.start()
         yield port
         server.stop(None).wait()
-    sys.path.remove(str(STUBS))
+    sys.path.remove(str(stubs))
 
 
 async def test_tensorflow_serving_s_stubs_predict_through_the_gateway(tmp_path, tensorflow_port):

@@ -1,4 +1,6 @@
-"""Real model servers behind a whole gateway, asked in every dialect that clients have. `make test-peers`.
+"""Real model servers behind a whole gateway, asked in every dialect that clients have.
+
+`make test` does so with Triton, `make test-peers` with all of them.
 
 Every server serves the same small model (tests/services/peers/servers.py). Each client, most of them written
 by others, predicts and compares numbers, and sends a tensor of the wrong shape, which must come back as the
@@ -233,6 +235,7 @@ def paddle_own(port: int, rows: list[list[float]]) -> tuple[Any, Any]:
     return y, n
 
 
+OF_PADDLE = "Paddle, its own client"  # which `make test` does not install
 CLIENTS: dict[str, Asked] = {
     "TF Serving, rows": tfs_rows,
     "TF Serving, columns": tfs_columns,
@@ -246,7 +249,7 @@ CLIENTS: dict[str, Asked] = {
     "MMS": mms,
     "SageMaker": sagemaker,
     "Paddle pipeline": paddle,
-    "Paddle, its own client": paddle_own,
+    OF_PADDLE: paddle_own,
 }
 # What passes untouched fails as the server itself says it: 500, 503, or 200 with an `err_no`.
 UNTOUCHED = {
@@ -265,13 +268,19 @@ NOT_SPOKEN = {"kserve-v1": {"TF Serving, columns"}, "MLServer kserve-v2": {"V2, 
 # Servers
 
 
-@pytest.fixture(scope="module", params=[*SERVERS])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.service("triton")) if name == "triton" else name
+        for name in SERVERS
+    ],
+)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     name = request.param
-    if "HEADGATE_PEERS" not in os.environ:
+    if name not in ("triton", "fastapi") and "HEADGATE_PEERS" not in os.environ:
         pytest.skip("make test-peers runs this")
     if name != "fastapi" and not is_installed(name):
-        pytest.skip(f"{name} is not installed: make test-peers")
+        pytest.skip(f"{name} is not installed: make test{'' if name == 'triton' else '-peers'}")
     if (name == "paddle") is not INSIDE:
         pytest.skip("PaddleServing, and nothing else, runs in a network namespace of its own")
     with SERVERS[name](tmp_path_factory.mktemp(name)) as started:
@@ -282,8 +291,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def stubs() -> Iterator[None]:
     """TensorFlow Serving's own client stubs."""
     folder = home("tfs", INTO)
-    if "HEADGATE_PEERS" not in os.environ or not (folder / "tensorflow_serving").exists():
-        pytest.skip("make test-peers runs this")
+    if not (folder / "tensorflow_serving").exists():
+        pytest.skip("TensorFlow Serving's stubs are not installed: make test")
     sys.path.insert(0, str(folder))
     yield
     sys.path.remove(str(folder))
@@ -309,6 +318,8 @@ async def test_every_client_is_answered_and_refused_in_its_own_words(server: Ser
             outcomes: dict[str, str] = {}
             allowed = UNTOUCHED.get(speaks, set())
             for name, ask in CLIENTS.items():
+                if name == OF_PADDLE and not is_installed("paddle"):
+                    continue
                 if name in NOT_SPOKEN.get(speaks, ()) or name in NOT_SPOKEN.get(
                     f"{server.name} {speaks}", ()
                 ):

@@ -15,9 +15,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
-from tests.services.grpc_peers import TENSORFLOW, unpack
+TENSORFLOW = "2.21.0"
 
 WANTED = {
     "triton": ["--no-deps", "nvidia-pytriton==0.7.0", "numpy==1.26.4"],  # only its server is run
@@ -80,8 +81,17 @@ def _stubs(folder: Path) -> bool:
             print(f"tfs can't be had here: {failed}", flush=True)
             return False
         for wheel in Path(wheels).glob("*.whl"):
-            unpack(wheel, folder)
+            _unpack(wheel, folder)
     return True
+
+
+def _unpack(wheel: Path, folder: Path) -> None:
+    """Unpack the stubs of a wheel, and the messages that they are made of."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        stubs = [name for name in names if name.startswith("tensorflow_serving/")]
+        messages = [name for name in names if name.startswith("tensorflow/") and name.endswith("_pb2.py")]
+        archive.extractall(folder, [*stubs, *messages])
 
 
 if __name__ == "__main__":
@@ -90,4 +100,5 @@ if __name__ == "__main__":
     parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME")
     asked = parser.parse_args()
     missing = [name for name in asked.names if not install(name, asked.into)]
-    print(f"missing: {', '.join(missing)}" if missing else "all peers are installed")
+    if missing:
+        print(f"missing, so their tests are skipped: {', '.join(missing)}")

@@ -27,7 +27,7 @@ from pathlib import Path
 from tests.services.etcd import free_port
 from tests.services.peers.install import home
 
-INTO = Path(os.environ.get("HEADGATE_PEERS", Path(__file__).resolve().parents[3] / ".venv"))
+INTO = Path(os.environ.get("HEADGATE_PEERS") or Path(__file__).resolve().parents[3] / ".venv")
 SIGNATURE = "x: FP32[-1,2] -> y: FP32[-1,2], n: INT64[-1]"
 NUMBERS = """
 import numpy as np
