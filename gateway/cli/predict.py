@@ -32,6 +32,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--key", default="", help="an API key (default: HEADGATE_KEY)")
     parser.add_argument("--dialect", default="kserve-v2", help="any of docs/client.md; default: %(default)s")
     parser.add_argument("--signature", default="", help="the model's, for servers that tell none")
+    parser.add_argument("--ca", default="", metavar="FILE", help="PEM of authorities to trust (https)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--version", default="")
     which.add_argument("--label", default="", help="tensorflow-serving only: V2's URLs have no labels")
@@ -57,7 +58,12 @@ def run(args: argparse.Namespace) -> int:
         inputs = _read(args.input)
         key = args.key or os.environ.get("HEADGATE_KEY", "")
         client = Client(
-            args.url, dialect=args.dialect, key=key, timeout=args.timeout, signature=args.signature
+            args.url,
+            dialect=args.dialect,
+            key=key,
+            timeout=args.timeout,
+            signature=args.signature,
+            ca=args.ca,
         )
     except OSError as error:
         return fail(f"{args.input}: {error.strerror}", 2)

@@ -12,6 +12,7 @@ from yarl import URL
 from gateway.client.asking import Asking, Broken, Pause, Reply, Send, Steps
 from gateway.client.calls import AsyncCalls
 from gateway.client.tensors import Inputs, Prediction
+from gateway.client.trust import context, roots
 from gateway.dialects.metadata import Metadata
 
 T = TypeVar("T")
@@ -33,13 +34,15 @@ class AsyncClient:
         timeout: float = 30.0,
         retries: int = 2,
         signature: str = "",
+        ca: str = "",
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"url must be like http://127.0.0.1:8080, not {url!r}")
         self._base = url.rstrip("/")
         self._asking = Asking(dialect, key, bearer, timeout, retries, signature)
+        self._trust = context(ca) if url.startswith("https:") else True
         self._session: aiohttp.ClientSession | None = None
-        self._calls = AsyncCalls(url) if self._asking.dialect.is_grpc else None
+        self._calls = AsyncCalls(url, roots(ca)) if self._asking.dialect.is_grpc else None
 
     async def __aenter__(self) -> Self:
         return self
@@ -115,6 +118,7 @@ class AsyncClient:
                 data=call.body or None,
                 headers=fields,
                 allow_redirects=False,
+                ssl=self._trust,
                 timeout=aiohttp.ClientTimeout(total=wanted.left),
             ) as response:
                 body = await response.read()

@@ -28,11 +28,11 @@ _OURS: Final = frozenset((b"content-type", b"te"))  # grpcio writes these itself
 
 
 class Calls:
-    """Calls from plain code, over one channel that threads share."""
+    """Calls from plain code, over one channel that threads share. roots: PEM; None: the system's."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, roots: bytes | None) -> None:
         self._grpc = require_grpc()
-        self._channel = _channel(self._grpc, self._grpc, url)
+        self._channel = _channel(self._grpc, self._grpc, url, roots)
 
     def close(self) -> None:
         """Close the channel."""
@@ -51,11 +51,12 @@ class Calls:
 
 
 class AsyncCalls:
-    """Calls from asyncio; made, used and closed in one event loop."""
+    """Calls from asyncio; made, used and closed in one event loop. roots: PEM; None: the system's."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, roots: bytes | None) -> None:
         self._grpc = require_grpc()
         self._url = url
+        self._roots = roots
         self._channel: Any = None
 
     async def close(self) -> None:
@@ -67,7 +68,7 @@ class AsyncCalls:
     async def send(self, wanted: Send) -> Reply | Broken:
         """Make the call."""
         if self._channel is None:
-            self._channel = _channel(self._grpc, self._grpc.aio, self._url)
+            self._channel = _channel(self._grpc, self._grpc.aio, self._url, self._roots)
         method = self._channel.unary_unary(wanted.call.path.decode())
         call = method(wire.unframe([], wanted.call.body), timeout=wanted.left, metadata=_metadata(wanted))
         try:
@@ -87,11 +88,11 @@ def require_grpc() -> Any:
     return grpc
 
 
-def _channel(grpc: Any, kind: Any, url: str) -> Any:
+def _channel(grpc: Any, kind: Any, url: str, roots: bytes | None) -> Any:
     parts = urlsplit(url)
     where = parts.netloc
     if parts.scheme == "https":
-        return kind.secure_channel(where, grpc.ssl_channel_credentials(), options=_OPTIONS)
+        return kind.secure_channel(where, grpc.ssl_channel_credentials(roots), options=_OPTIONS)
     return kind.insecure_channel(where, options=_OPTIONS)
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from gateway.client.asking import Asking, Broken, Pause, Reply, Send, Steps
 from gateway.client.calls import Calls
 from gateway.client.tensors import Inputs, Prediction
+from gateway.client.trust import context, roots
 from gateway.dialects.metadata import Metadata
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ class Client:
 
     url: like http://127.0.0.1:8080. dialect: one of asking.DIALECT_NAMES; those over gRPC need grpcio
     (ImportError). timeout: seconds for a whole call. signature: the models', for servers that tell none.
+    ca: a PEM file of authorities to trust over https, "" for the system's; ValueError where it is none.
     All methods raise ClientError (errors.py).
     """
 
@@ -40,16 +42,17 @@ class Client:
         timeout: float = 30.0,
         retries: int = 2,
         signature: str = "",
+        ca: str = "",
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"url must be like http://127.0.0.1:8080, not {url!r}")
-        self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._host, self._port = parts.hostname, parts.port
+        self._trust = context(ca) if parts.scheme == "https" else None
         self._base = parts.path.rstrip("/")
         self._asking = Asking(dialect, key, bearer, timeout, retries, signature)
         self._idle: deque[http.client.HTTPConnection] = deque()
-        self._calls = Calls(url) if self._asking.dialect.is_grpc else None
+        self._calls = Calls(url, roots(ca)) if self._asking.dialect.is_grpc else None
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +113,7 @@ class Client:
         try:
             connection = self._idle.pop()
         except IndexError:
-            connection = self._kind(self._host, self._port)
+            connection = self._connection()
         try:
             reply, reusable = _exchange(connection, self._base, wanted, ends)
         except TimeoutError:
@@ -124,6 +127,11 @@ class Client:
         else:
             connection.close()
         return reply
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._trust is None:
+            return http.client.HTTPConnection(self._host, self._port)
+        return http.client.HTTPSConnection(self._host, self._port, context=self._trust)
 
 
 def _exchange(
