@@ -1,11 +1,11 @@
-"""A load test of any model behind the gateway, in both dialects.
+"""A load test of any model behind the gateway, in any dialect over HTTP.
 
     locust -f loadtests/locustfile.py --host http://127.0.0.1:8080                  the demo's digits
     locust -f loadtests/locustfile.py --host URL --model MODEL --api-key KEY        a model of yours
            --dialect kserve-v2 --rows 8 --input rows.npy --headless -u 20 -t 1m     all flags: README.md
 
 The users learn what the model takes from its metadata; without --input the tensors are random. Every answer
-is checked (users/protocols.py), a 429 is counted as "throttled". Each flag has an environment variable,
+is checked (users/judging.py), a 429 is counted as "throttled". Each flag has an environment variable,
 HEADGATE_LOAD_MODEL and so on.
 """
 

@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # locust runs this
 from loadtests.scenarios import timetable
 from loadtests.scenarios.timetable import Part
 from loadtests.users.http import Predictor
-from loadtests.users.protocols import KSERVE_V2, TENSORFLOW_SERVING
 from loadtests.users.tensors import Batch
 
 START = float(os.environ.get("HEADGATE_LOAD_START") or time.monotonic())
@@ -72,7 +71,7 @@ class Member(Predictor):
 class FreeUser(Member):
     """Asks four times as often as its plan allows."""
 
-    dialect = TENSORFLOW_SERVING
+    dialect = "tensorflow-serving"
     label = "free plan"
     part = timetable.FREE
     fixed_count = part.users
@@ -82,7 +81,7 @@ class FreeUser(Member):
 class FreshTensorFlowUser(Member):
     """Never asks the same twice."""
 
-    dialect = TENSORFLOW_SERVING
+    dialect = "tensorflow-serving"
     label = "fresh, TensorFlow Serving"
     part = timetable.FRESH
     fixed_count = part.users
@@ -91,7 +90,7 @@ class FreshTensorFlowUser(Member):
 class FreshKServeUser(Member):
     """Never asks the same twice."""
 
-    dialect = KSERVE_V2
+    dialect = "kserve-v2"
     label = "fresh, KServe V2"
     part = timetable.FRESH
     fixed_count = part.users
@@ -100,7 +99,7 @@ class FreshKServeUser(Member):
 class RepeatTensorFlowUser(Member):
     """Asks for the same dozen tensors as the other dialect's repeaters."""
 
-    dialect = TENSORFLOW_SERVING
+    dialect = "tensorflow-serving"
     label = "repeated, TensorFlow Serving"
     part = timetable.REPEAT
     fixed_count = part.users
@@ -110,7 +109,7 @@ class RepeatTensorFlowUser(Member):
 class RepeatKServeUser(Member):
     """Asks for the same dozen tensors as the other dialect's repeaters."""
 
-    dialect = KSERVE_V2
+    dialect = "kserve-v2"
     label = "repeated, KServe V2"
     part = timetable.REPEAT
     fixed_count = part.users
@@ -120,7 +119,7 @@ class RepeatKServeUser(Member):
 class ForcedUser(Member):
     """Insists on the candidate while it is frozen."""
 
-    dialect = KSERVE_V2
+    dialect = "kserve-v2"
     label = "forced to the candidate"
     part = timetable.FORCED
     fixed_count = part.users
@@ -133,7 +132,7 @@ class ForcedUser(Member):
 class SurgeUser(Member):
     """One of a crowd that comes all at once."""
 
-    dialect = TENSORFLOW_SERVING
+    dialect = "tensorflow-serving"
     label = "surge"
     part = timetable.CROWD
     fixed_count = part.users

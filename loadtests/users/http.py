@@ -1,16 +1,17 @@
 """Locust users that ask a model through the gateway and hold every answer against what the model declares.
 
-An answer is right when its status is 200 and `Dialect.check` finds nothing wrong. A 429 is the gateway doing
-its work: it is counted under "… throttled", not among the failures. Every other answer is a failure, with
-the gateway's own reason in its text. With `--record FILE` each answer becomes one JSON line
-(users/record.py), for whoever wants more than locust's sums.
+They speak every dialect of HTTP that the Python client does, for its sans-io half (client/asking.py) writes
+the questions and reads the answers; only sending is locust's. An answer is right when it can be read and
+judging.py finds nothing wrong with it. A 429 is the gateway doing its work: it is counted under
+"… throttled", not among the failures. Every other answer is a failure, with the gateway's own reason in its
+text. With `--record FILE` each answer becomes one JSON line (record.py), for whoever wants more than locust's
+sums.
 
 Nothing is retried here: a connection that breaks is a failure that a client would have seen.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from argparse import Namespace
 from collections.abc import Mapping
@@ -24,13 +25,17 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.exception import StopUser
 
-from loadtests.users.protocols import KSERVE_V2, TENSORFLOW_SERVING, Dialect
+from gateway.client.asking import BINARY, Asking, Broken, Reply, Send, Steps
+from gateway.client.errors import ClientError, Refused
+from gateway.dialects.catalogue import BY_NAME
+from gateway.dialects.metadata import Metadata
+from loadtests.users.judging import fault
 from loadtests.users.record import Answer, Recorder
-from loadtests.users.signature import Signature, Unreadable
 from loadtests.users.tensors import BadInput, Batch, RandomTensors, Records, load
 
 DIGITS: Final = Path(__file__).resolve().parents[1] / "digits.json"
 PATIENCE: Final = 5  # tries to read the metadata of a busy gateway
+DIALECTS: Final = (*(name for name, dialect in BY_NAME.items() if not dialect.is_grpc), BINARY)
 
 
 @events.init_command_line_parser.add_listener
@@ -43,7 +48,12 @@ def add_flags(parser: LocustArgumentParser) -> None:
 
     add("--model", default="digits", help="the model's name in URLs (default: digits)")
     add("--target", default="", help="a version or label in the URL; empty: the gateway chooses")
-    add("--dialect", default="both", choices=["both", "tensorflow-serving", "kserve-v2"])
+    add("--dialect", default="both", choices=["both", *DIALECTS], help="both: TensorFlow Serving's and V2")
+    add(
+        "--signature",
+        default="",
+        help="the model's, for servers that tell none: x: FP32[-1,2] -> y: FP32[-1]",
+    )
     add("--api-key", default="demo-pro", is_secret=True, help="sent as X-API-Key; empty: none")
     add("--api-key-header", default="X-API-Key")
     add("--bearer", default="", is_secret=True, help="a token, sent as Authorization: Bearer")
@@ -69,19 +79,20 @@ def on_init(environment: Environment, **_: object) -> None:
         recorder = Recorder(Path(options.record))
         environment.recorder = recorder  # type: ignore[attr-defined]
         events.quitting.add_listener(lambda **_: recorder.close())
-    unwanted = {"tensorflow-serving": KServeV2User, "kserve-v2": TensorFlowServingUser}.get(options.dialect)
-    if unwanted is not None and unwanted in environment.user_classes:
-        environment.user_classes = [one for one in environment.user_classes if one is not unwanted]
-        environment.user_classes_by_name.pop(unwanted.__name__, None)
+    if options.dialect == "both":
+        return
+    alone = [one for one in environment.user_classes if getattr(one, "dialect", "") == options.dialect]
+    alone = alone or [type("OneDialectUser", (Predictor,), {"dialect": options.dialect})]
+    environment.user_classes = alone
 
 
 class Predictor(FastHttpUser):
     """Asks for predictions in one dialect. Subclasses choose the dialect."""
 
     abstract = True
-    dialect: ClassVar[Dialect]
+    dialect: ClassVar[str]  # one of DIALECTS
     label: ClassVar[str] = ""  # the name in statistics; empty: the dialect's
-    known: ClassVar[dict[tuple[str, str, str], Signature]] = {}
+    known: ClassVar[dict[str, Metadata]] = {}  # by dialect
     learning: ClassVar[Semaphore] = Semaphore()
     max_retries = 0
 
@@ -93,7 +104,7 @@ class Predictor(FastHttpUser):
         self.options = options
         self.network_timeout = self.connection_timeout = options.timeout  # read by the parent's __init__
         super().__init__(environment)
-        self.name = self.label or self.dialect.name
+        self.name = self.label or self.dialect
         self.rng = np.random.default_rng()
         self.recorder: Recorder | None = getattr(environment, "recorder", None)
 
@@ -106,30 +117,41 @@ class Predictor(FastHttpUser):
     def on_start(self) -> None:
         """Learn what the model takes; the first user of a dialect asks, the others know."""
         options = self.options
-        key = (self.dialect.name, options.model, options.target)
+        self.asking = Asking(self.dialect, timeout=options.timeout, retries=0, signature=options.signature)
         with self.learning:
-            if key not in self.known:
-                self.known[key] = self._learn()
-        self.signature = self.known[key]
+            if self.dialect not in self.known:
+                self.known[self.dialect] = self._learn()
+        self.asking.written = self.known[self.dialect]
+        self.signature = self.asking.written.signature
         self.random = RandomTensors(self.signature, options.low, options.high, options.length)
         self.records = self._read_input()
-        self.path = self.dialect.predict_path(options.model, options.target)
 
-    def _learn(self) -> Signature:
-        path = self.dialect.metadata_path(self.options.model, self.options.target)
-        text = ""
+    def _learn(self) -> Metadata:
+        steps = self.asking.metadata(self.options.model, self.options.target, None)
+        last: ClientError | None = None
         for _ in range(PATIENCE):
-            answer = self.client.get(path, headers=self.headers(), name=f"{self.name} metadata")
-            if answer.status_code == 200:
-                try:
-                    return self.dialect.read_metadata(json.loads(answer.text or ""))
-                except (Unreadable, ValueError) as error:
-                    self._give_up(str(error))
-            text = (answer.text or str(getattr(answer, "error", "")))[:300]
-            if answer.status_code not in (0, 429, 503):
-                break
+            try:
+                return self._asked(steps)
+            except Refused as refusal:
+                last = refusal
+                if refusal.status not in (429, 503):
+                    break
+            except ClientError as error:
+                last = error
+            steps = self.asking.metadata(self.options.model, self.options.target, None)
             time.sleep(1.0)
-        self._give_up(f"{self.host}{path} answered {answer.status_code}: {text}")
+        self._give_up(f"what {self.options.model} at {self.host} takes is not known: {last}")
+
+    def _asked(self, steps: Steps[Metadata]) -> Metadata:
+        try:
+            wanted = next(steps)
+            while True:
+                assert isinstance(wanted, Send)  # there are no pauses without further tries
+                answer = self._send(wanted, f"{self.name} metadata")
+                wanted = steps.send(_reply(answer))
+        except StopIteration as done:
+            told: Metadata = done.value
+            return told
 
     def _read_input(self) -> Records | None:
         given = self.options.input or ("random" if self.options.model != "digits" else str(DIGITS))
@@ -151,7 +173,7 @@ class Predictor(FastHttpUser):
 
     def headers(self) -> dict[str, str]:
         """Who asks."""
-        headers = {"Content-Type": "application/json"}
+        headers = {}
         if self.options.api_key:
             headers[self.options.api_key_header] = self.options.api_key
         if self.options.bearer:
@@ -172,48 +194,66 @@ class Predictor(FastHttpUser):
         self.ask(self.batch())
 
     def ask(self, batch: Batch, extra: Mapping[str, str] | None = None) -> Answer:
-        """Post one prediction, judge and count the answer."""
-        body = self.dialect.body(batch, self.signature)
-        headers = {**self.headers(), **(extra or {})}
+        """Send one prediction, judge and count the answer."""
+        steps = self.asking.predict(self.options.model, batch.inputs, self.options.target, None, None)
+        wanted = next(steps)
+        assert isinstance(wanted, Send)
         sent = time.monotonic()
-        with self.client.post(
-            self.path, data=body, headers=headers, name=self.name, catch_response=True
-        ) as response:
+        with self._send(wanted, self.name, extra or {}, catch_response=True) as response:
             took = time.monotonic() - sent
-            problem = self._judge(response, batch)
-            if response.status_code == 429:
+            status, problem = response.status_code, ""
+            try:
+                steps.send(_reply(response))
+            except StopIteration as done:
+                problem = fault(done.value, batch, self.signature) or ""
+            except Refused as refusal:
+                status = refusal.status  # PaddleServing's is inside a 200
+                problem = "" if status == 429 else str(refusal)
+            except ClientError as error:
+                problem = str(error)
+            if status == 429:
                 response.request_meta["name"] = f"{self.name} throttled"
             if problem:
                 response.failure(problem)
             else:
                 response.success()
-        answer = Answer.of(sent, took, self.name, response.status_code, response.headers or {}, problem or "")
+        answer = Answer.of(sent, took, self.name, status, response.headers or {}, problem)
         if self.recorder is not None:
             self.recorder.write(answer)
         return answer
 
-    def _judge(self, response: Any, batch: Batch) -> str | None:
-        if response.status_code == 429:
-            return None
-        if response.status_code != 200:
-            if not response.status_code:
-                return f"no answer: {response.error!r}"
-            reason = response.headers.get("x-headgate-reason", "")
-            return f"{response.status_code} {reason}: {(response.text or '')[:200]}"
-        try:
-            document = json.loads(response.text)
-        except ValueError:
-            return "the answer is no JSON"
-        return self.dialect.check(document, batch, self.signature)
+    def _send(
+        self, wanted: Send, name: str, extra: Mapping[str, str] | None = None, *, catch_response: bool = False
+    ) -> Any:
+        call = wanted.call
+        fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in call.headers}
+        return self.client.request(
+            call.method.decode(),
+            call.path.decode("latin-1"),
+            data=call.body or None,
+            headers={**fields, **self.headers(), **(extra or {})},
+            name=name,
+            catch_response=catch_response,
+        )
+
+
+def _reply(response: Any) -> Reply | Broken:
+    """Hand an answer of locust's client to the dialect's reader."""
+    if not response.status_code:
+        return Broken(f"no answer: {response.error!r}")
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()
+    ]
+    return Reply(response.status_code, headers, response.content or b"")
 
 
 class TensorFlowServingUser(Predictor):
     """A client of TensorFlow Serving's REST API."""
 
-    dialect = TENSORFLOW_SERVING
+    dialect = "tensorflow-serving"
 
 
 class KServeV2User(Predictor):
     """A client of KServe V2's REST API."""
 
-    dialect = KSERVE_V2
+    dialect = "kserve-v2"

@@ -16,30 +16,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from loadtests.users.signature import Signature, Spec
+from gateway.dialects.metadata import Signature, TensorSpec
+from gateway.dialects.tensors import BYTES, NUMPY
 
 Array = npt.NDArray[np.generic]
 Tensors = Mapping[str, Array]
-
-DTYPES: Final = {
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-}
 
 
 class BadInput(ValueError):
@@ -66,22 +51,22 @@ class RandomTensors:
 
     def draw(self, rows: int, rng: np.random.Generator) -> Batch:
         """Return a new batch; a model without a batch dimension gets one row."""
-        rows = rows if self.signature.batched else 1
+        rows = rows if is_batched(self.signature) else 1
         return Batch({spec.name: self._tensor(spec, rows, rng) for spec in self.signature.inputs}, rows)
 
-    def _tensor(self, spec: Spec, rows: int, rng: np.random.Generator) -> Array:
+    def _tensor(self, spec: TensorSpec, rows: int, rng: np.random.Generator) -> Array:
         shape = _fill(spec, rows, self.length)
-        if spec.datatype == "BYTES":
+        if spec.dtype == BYTES:
             return np.array([f"text-{number}" for number in rng.integers(1 << 30, size=shape).flat]).reshape(
                 shape
             )
-        if spec.datatype == "BOOL":
-            return rng.integers(2, size=shape).astype(np.bool_)
-        if spec.datatype.startswith(("FP", "BF")):
-            return rng.uniform(self.low, self.high, size=shape).astype(DTYPES.get(spec.datatype, np.float32))
-        return rng.integers(round(self.low), max(round(self.high), round(self.low) + 1), size=shape).astype(
-            DTYPES[spec.datatype]
-        )
+        dtype = NUMPY[spec.dtype]
+        if dtype.kind == "b":
+            return rng.integers(2, size=shape).astype(dtype)
+        if dtype.kind == "f":
+            return rng.uniform(self.low, self.high, size=shape).astype(dtype)
+        top = max(round(self.high), round(self.low) + 1)
+        return rng.integers(round(self.low), top, size=shape).astype(dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +82,11 @@ class Records:
         picked = rng.integers(self.count, size=rows)
         inputs = {name: _shaken(array[picked], noise, rng) for name, array in self.inputs.items()}
         return Batch(inputs, rows, {name: array[picked] for name, array in self.outputs.items()})
+
+
+def is_batched(signature: Signature) -> bool:
+    """Whether several rows fit into one request."""
+    return all(_leads(spec) for spec in signature.inputs)
 
 
 def load(path: Path, signature: Signature) -> Records:
@@ -137,18 +127,23 @@ def _records(content: list[dict[str, object]], signature: Signature, path: Path)
     return Records(inputs, outputs, len(content))
 
 
-def _column(content: object, spec: Spec, path: Path) -> Array:
+def _column(content: object, spec: TensorSpec, path: Path) -> Array:
     try:
-        array = np.asarray(content, dtype=DTYPES.get(spec.datatype))
+        array = np.asarray(content, dtype=NUMPY.get(spec.dtype))
     except (ValueError, TypeError, OverflowError) as error:
-        raise BadInput(f"{path}: '{spec.name}' is no {spec.datatype} array: {error}") from error
+        raise BadInput(f"{path}: '{spec.name}' is no {spec.dtype} array: {error}") from error
     if array.ndim == 0 or not len(array):
         raise BadInput(f"{path}: no rows for '{spec.name}'")
-    if spec.shape is not None and not _fits(array.shape[1:], spec.shape[1:] if spec.batched else spec.shape):
+    if spec.shape is not None and not _fits(array.shape[1:], spec.shape[1:] if _leads(spec) else spec.shape):
         raise BadInput(
             f"{path}: a row of '{spec.name}' has shape {array.shape[1:]}, the model's {spec.shape}"
         )
     return array
+
+
+def _leads(spec: TensorSpec) -> bool:
+    """Whether the first dimension is the client's to choose: the rows."""
+    return bool(spec.shape) and spec.shape is not None and spec.shape[0] < 0
 
 
 def _fits(found: tuple[int, ...], declared: tuple[int, ...]) -> bool:
@@ -157,10 +152,10 @@ def _fits(found: tuple[int, ...], declared: tuple[int, ...]) -> bool:
     )
 
 
-def _fill(spec: Spec, rows: int, length: int) -> tuple[int, ...]:
+def _fill(spec: TensorSpec, rows: int, length: int) -> tuple[int, ...]:
     shape = spec.shape or ()
     return tuple(
-        size if size >= 0 else rows if axis == 0 and spec.batched else length
+        size if size >= 0 else rows if axis == 0 and _leads(spec) else length
         for axis, size in enumerate(shape)
     )
 

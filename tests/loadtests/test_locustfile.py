@@ -14,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from gateway.client.asking import BINARY
+from gateway.dialects.catalogue import BY_NAME
 from loadtests.scenarios.stage import ROOT, Stage
 from loadtests.users.record import read
+
+DIALECTS = (*(name for name, dialect in BY_NAME.items() if not dialect.is_grpc), BINARY)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -79,6 +83,14 @@ def test_random_tensors_follow_from_the_metadata(stage: Stage, tmp_path: Path) -
     assert {one.version for one in read(tmp_path / "answers.jsonl")} == {"2"}
 
 
+@pytest.mark.parametrize("dialect", [name for name in DIALECTS if name != "paddle-serving"])
+def test_every_dialect_of_http_is_spoken(stage: Stage, tmp_path: Path, dialect: str) -> None:
+    run = locust(tmp_path, stage.url, "--dialect", dialect, "--rows", "2", "-t", "2s")
+    assert run.returncode == 0, run.stdout
+    answers = list(read(tmp_path / "answers.jsonl"))
+    assert {(one.user, one.status, one.problem) for one in answers} == {(dialect, 200, "")}
+
+
 def test_wrong_answers_are_failures(stage: Stage, tmp_path: Path) -> None:
     samples = json.loads((ROOT / "loadtests" / "digits.json").read_text())
     (tmp_path / "wrong.json").write_text(json.dumps([{**one, "label": 9 - one["label"]} for one in samples]))
@@ -91,7 +103,7 @@ def test_wrong_answers_are_failures(stage: Stage, tmp_path: Path) -> None:
     ("flags", "reason"),
     [
         pytest.param(("--model", "nope"), "no endpoint serves the model 'nope'", id="an unknown model"),
-        pytest.param(("--api-key", "wrong"), "answered 401", id="a wrong key"),
+        pytest.param(("--api-key", "wrong"), "401 invalid_key", id="a wrong key"),
         pytest.param(("--input", "missing.npy"), "missing.npy can't be read", id="a missing file"),
     ],
 )

@@ -24,7 +24,7 @@ WANTED = {
     "triton": ["--no-deps", "nvidia-pytriton==0.7.0", "numpy==1.26.4"],  # only its server is run
     "mlserver": ["mlserver==1.7.1"],
     "kserve": ["kserve==0.21.0"],
-    "torchserve": ["torch==2.13.0", "torchserve==0.12.0", "torch-model-archiver", "pyyaml"],
+    "torchserve": ["torch==2.13.0", "torchserve==0.12.0", "torch-model-archiver", "pyyaml", "numpy"],
     "litserve": ["litserve==0.2.19", "numpy"],
     "bentoml": ["bentoml<1.4.40", "numpy"],
 }
@@ -64,8 +64,12 @@ def install(name: str, into: Path) -> bool:
 
 
 def _python38() -> str | None:
+    """Find one that runs: pyenv's shim is there for versions that are not chosen, too."""
     pyenv = sorted(Path.home().glob(".pyenv/versions/3.8.*/bin/python"))
-    return os.environ.get("PYTHON38") or shutil.which("python3.8") or (str(pyenv[-1]) if pyenv else None)
+    for python in (os.environ.get("PYTHON38"), shutil.which("python3.8"), *map(str, reversed(pyenv))):
+        if python and not subprocess.run([python, "-V"], capture_output=True, check=False).returncode:
+            return python
+    return None
 
 
 def _stubs(folder: Path) -> bool:
