@@ -9,8 +9,8 @@ is there whole is held back as long as its bytes take. A body that was read whol
 next request of the same bucket waits before its body is read. Who would have to wait longer than it has time
 is refused: 429 `rate_limited`, or 503 where everybody shares the bandwidth.
 
-Who shares: as for throttles. Each process gives its share of the rate, as `concurrent` does: counting bytes
-together would take a message per piece of a body.
+Who shares: as for throttles, over all workers of a host (governance/meters.py). Several gateways give the
+rate each: bytes are not counted in Redis.
 
 Source: token buckets that go into debt; nginx's limit_rate, which counts per connection.
 """
@@ -25,7 +25,7 @@ from typing import Final, Literal
 from gateway.config.kind import REQUIRED, setting
 from gateway.config.units import Size, parse_size, render_size
 from gateway.filters.throttle_claims import KEYS, SHARED, subject_of
-from gateway.governance.token_bucket import Buckets
+from gateway.governance.meters import Meters
 from gateway.http.message import Response
 from gateway.pipeline.context import Context, Slot
 from gateway.pipeline.errors import Refusal
@@ -96,20 +96,20 @@ class BandwidthFilter(Filter):
     def __init__(self, rule: Rule[Bandwidth], parts: Parts) -> None:
         self._rule = rule
         self._subject = subject_of(rule.value.per, parts)
-        self._gateways = parts.gateways
+        self._prefix = f"{rule.policy}\0{rule.value}\0".encode()
         self._clock = parts.clock
         self._timers = parts.timers
         self._flow: Slot[_Flow] = Slot()
         self._requests = rule.value.of != "answers"
         self._answers = rule.value.of != "requests"
-        self.buckets = Buckets()
+        self.meters = Meters(parts.gateways) if parts.meters is None else parts.meters
         self.slowed = 0
 
     def on_request(self, ctx: Context) -> Eventual[Response | Refusal | None]:
         """Wait until what came before is paid for, before the body is read."""
         if not self._rule.applies(ctx.principal, self._clock.wall()):
             return None
-        flow = _Flow(self._subject(ctx))
+        flow = _Flow(self._prefix + self._subject(ctx))
         self._flow.set(ctx, flow)
         wait = self._owed(b"> " + flow.key, ctx.now) if self._requests else 0.0
         if ctx.trail is not None:
@@ -175,21 +175,18 @@ class BandwidthFilter(Filter):
             if left > 0 and ctx.request.body is not None:
                 self._pay(b"> " + flow.key, left)
 
-    def _share(self) -> float:
-        return self._rule.value.rate / max(1, self._gateways())
-
     def _owed(self, key: bytes, now: float) -> float:
-        return self.buckets.owed(key, self._share(), self._rule.value.size, now)
+        return self.meters.owed(key, float(self._rule.value.rate), self._rule.value.size, now)
 
     def _pay(self, key: bytes, number: int) -> float:
         """Charge bytes; returns the instant at which they are paid for, 0.0 where they are already."""
         now = self._clock.now()
-        self.buckets.settle(key, float(number), self._share(), now)
-        owed = self._owed(key, now)
+        limit = self._rule.value
+        owed = self.meters.pay(key, float(number), float(limit.rate), limit.size, now)
         return now + owed if owed else 0.0
 
     def __repr__(self) -> str:
-        return f"<BandwidthFilter {self._rule.value} | {self.buckets!r}>"
+        return f"<BandwidthFilter {self._rule.value} | {self.meters!r}>"
 
 
 def _pace(ctx: Context) -> Pace:

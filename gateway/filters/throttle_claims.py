@@ -188,7 +188,7 @@ class Level:
         self._subject, always = _subject(per, parts)
         self._fixed: Claim | None = None
         self.hot: HeavyHitters | None = HeavyHitters(hot, max(1.0, self.rate / 2)) if hot else None
-        self._warmth: Warmth | None = Warmth(warm_up) if warm_up else None
+        self._warmth: Warmth | None = Warmth(warm_up, parts.gateways) if warm_up else None
         self.steady = self.steady and not warm_up
         if always is not None and unit == "requests" and not warm_up:
             self._fixed = Claim(self.prefix + always, 1.0, self.rate, self.burst)

@@ -13,6 +13,7 @@ from gateway.config.kind import Kind
 from gateway.config.recurring import Weekly
 from gateway.config.resolve import Who
 from gateway.config.schema import Failure, IssuerConfig
+from gateway.governance.meters import Meters
 from gateway.pipeline.moments import Filter as Filter  # found here, too
 from gateway.pipeline.ports import BlobStore, Clock, CounterStore, Ids, KeySource, Principal, Threads, Timers
 
@@ -104,6 +105,7 @@ class Parts:
     releases: Releases | None = None  # None: every filter has releases of its own
     quotas: CounterStore | None = None  # None: every filter counts its own, in memory
     local_quotas: CounterStore | None = None  # while the ledger is away
+    meters: Meters | None = None  # of bandwidth; None: every filter has its own
 
 
 @dataclass(frozen=True)

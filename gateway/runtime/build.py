@@ -16,6 +16,7 @@ from gateway.config.kind import Placed
 from gateway.config.schema import EndpointConfig, IssuerConfig, PoolConfig, PrincipalConfig, Schema
 from gateway.filters.authenticate import Anybody
 from gateway.filters.catalog import ALWAYS, ALWAYS_FOR_MODELS, DEFAULTS, FILTER_KINDS, KINDS, place_of
+from gateway.governance.meters import Meters
 from gateway.http.forwarded import Forwarding
 from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.chain import Chain, Chosen, Rehearsed
@@ -56,6 +57,7 @@ class Ports:
     releases: Releases | None = None
     quotas: CounterStore | None = None
     local_quotas: CounterStore | None = None
+    meters: Meters | None = None
 
 
 @dataclass
@@ -224,6 +226,7 @@ def _endpoint(
         releases=ports.releases,
         quotas=ports.quotas,
         local_quotas=ports.local_quotas,
+        meters=ports.meters,
     )
     filters: list[Filter] = []
     candidates = resolve.candidates(schema, KINDS, config.name)

@@ -19,6 +19,7 @@ from prometheus_client.core import Metric
 from gateway.admin.views import View
 from gateway.discovery.members import Member, read_member
 from gateway.discovery.relayed import RelayedRegistry
+from gateway.governance.meters import Meters
 from gateway.pipeline.releases import Live, Releases, Told
 from gateway.pipeline.snapshot import Snapshot
 from gateway.runtime import messages
@@ -51,6 +52,7 @@ class Crewman(Protocol):
 
     policies: Policies
     draining: bool
+    meters: Meters
 
     @property
     def snapshot(self) -> Snapshot:
@@ -237,6 +239,9 @@ class Link:
             tallies = self._tallies.look(crewman.snapshot, crewman.objectives, now)
             if tallies:
                 self._send(messages.Tallied(tuple(tallies)))
+            paid = crewman.meters.told()
+            if paid:
+                self._send(messages.Paid(paid))
             await asyncio.sleep(LOOK)
 
     async def _beat(self, crewman: Crewman) -> None:
@@ -350,6 +355,8 @@ class Link:
                 self._heard += sightings
             case messages.Tallied(tallies) if crewman is not None:
                 heed_tallies(crewman.snapshot, crewman.objectives, tallies, crewman.now())
+            case messages.Paid(payments) if crewman is not None:
+                crewman.meters.heard(payments, crewman.now())
             case messages.Outdated(what) if crewman is not None:
                 crewman.outdated(what)
             case messages.Prepare() | messages.Commit() | messages.Abort():

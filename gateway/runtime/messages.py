@@ -5,7 +5,7 @@
       (policies, members, who is unwell) ◄────── Welcome
       Ready ──────────────────────────────────► (it serves)
       Beat, Counted, Draw, Seen ──────────────►  Drawn, Members, Unwell, Seen, Ask ──► Told
-      Tallied, Outdated ──────────────────────►  Tallied, Outdated, to all others
+      Tallied, Paid, Outdated ────────────────►  the same, to all others
       Evidence, Holding ──────────────────────►  Released (the weight of a release)
       Prepared ◄─ Prepare, then Commit or Abort (all workers take new policies, or none)
       (ends) ◄────────────────────────────────── Leave
@@ -23,6 +23,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from gateway.governance.leases import Answer
+from gateway.governance.meters import Payment
 from gateway.pipeline.releases import Drifted, Gathered
 from gateway.pipeline.releases import Told as ReleaseTold
 from gateway.stores.leased import Draw
@@ -124,6 +125,12 @@ class Tallied(_Message, frozen=True):
     """What its calls came to."""
 
     tallies: tuple[Tally, ...]
+
+
+class Paid(_Message, frozen=True):
+    """Bytes that passed a worker, by bucket of bandwidth."""
+
+    payments: tuple[Payment, ...]
 
 
 class Outdated(_Message, frozen=True):
@@ -253,6 +260,7 @@ FromWorker: TypeAlias = (
     | Told
     | Saw
     | Tallied
+    | Paid
     | Outdated
     | Evidence
     | Holding
@@ -272,6 +280,7 @@ FromSupervisor: TypeAlias = (
     | Leave
     | Saw
     | Tallied
+    | Paid
     | Released
 )
 

@@ -218,7 +218,7 @@ class Supervisor:
                     hand.send(messages.Drawn(draw.number, tuple(answers)))
             case messages.Saw(sightings):
                 self._saw(hand, sightings)
-            case messages.Tallied() | messages.Outdated():
+            case messages.Tallied() | messages.Paid() | messages.Outdated():
                 self._tell(message, but=hand)
             case messages.Evidence(gathered, drifted):
                 self._releasing.gather(gathered)

@@ -33,6 +33,7 @@ from gateway.config.units import Address
 from gateway.discovery.local import LocalRegistry
 from gateway.discovery.registry import Discovery, RegistryStatus
 from gateway.governance.allowance import MemoryLedger
+from gateway.governance.meters import Meters
 from gateway.http.forwarded import Forwarding
 from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.errand import Errands
@@ -260,6 +261,8 @@ class Worker:
             counters = leased
         self.counters = counters
         quotas = self._open_quotas(schema, redis)
+        gateways = _alone if self._link is None else self._link.count
+        self.meters = Meters(gateways)
         blobs: SharedRedisBlobs | None = None
         if not schema.stores.cache.in_memory:
             blobs = await self._open_blobs(schema.stores.cache)
@@ -282,7 +285,7 @@ class Worker:
             issuers=self._issuers.follow,
             signatures=self._signatures,
             pressure=self._pressure,
-            gateways=_alone if self._link is None else self._link.count,
+            gateways=gateways,
             traces=bool(schema.telemetry.otlp),
             mirrors=Mirrors(self.gateway),
             errands=Errands(self.gateway),
@@ -291,6 +294,7 @@ class Worker:
             releases=self._book,
             quotas=quotas,
             local_quotas=Quotas(MemoryLedger(), self._clock.wall),
+            meters=self.meters,
         )
 
     def _open_quotas(self, schema: Schema, redis: RedisClient | None) -> Quotas:
