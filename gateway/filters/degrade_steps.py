@@ -29,7 +29,7 @@ from gateway.pipeline.context import Context
 from gateway.pipeline.errors import Refusal
 from gateway.pipeline.filter import Parts
 from gateway.pipeline.pool import Pool
-from gateway.pipeline.prediction import Signatures, is_prediction, read_prediction
+from gateway.pipeline.prediction import Signatures, is_prediction, read_at_once
 from gateway.pipeline.promise import Promise
 
 WORDS: Mapping[str, bool] = {"true": True, "false": False}
@@ -227,7 +227,7 @@ class _Constant:
     def _asked(self, ctx: Context, walk: Walk) -> InferRequest | None:
         now_at = ctx.pool, ctx.version
         ctx.pool, ctx.version = walk.meant, walk.version
-        asked = read_prediction(ctx, self._signatures)
+        asked = read_at_once(ctx, self._signatures)
         ctx.pool, ctx.version = now_at
         return asked if isinstance(asked, InferRequest) else None
 

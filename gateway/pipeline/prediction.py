@@ -57,9 +57,7 @@ def read_prediction(ctx: Context, signatures: Signatures) -> Eventual[InferReque
     """
     if ctx.parsed is not None:
         return ctx.parsed
-    if ctx.pool is None or ctx.target is None:
-        return _read(ctx, None)
-    known = signatures.signature(ctx.pool, ctx.pool.model or ctx.target.model, ctx.version)
+    known = _signature(ctx, signatures)
     if not isinstance(known, Promise):
         return _read(ctx, known)
     later: Promise[InferRequest | Refusal] = Promise()
@@ -70,6 +68,20 @@ def read_prediction(ctx: Context, signatures: Signatures) -> Eventual[InferReque
 
     known.then(told, later.reject)
     return later
+
+
+def read_at_once(ctx: Context, signatures: Signatures) -> InferRequest | Refusal:
+    """Return the same without waiting: a signature that is being asked for counts as unknown."""
+    if ctx.parsed is not None:
+        return ctx.parsed
+    known = _signature(ctx, signatures)
+    return _read(ctx, None if isinstance(known, Promise) else known)
+
+
+def _signature(ctx: Context, signatures: Signatures) -> Eventual[Signature | None]:
+    if ctx.pool is None or ctx.target is None:
+        return None
+    return signatures.signature(ctx.pool, ctx.pool.model or ctx.target.model, ctx.version)
 
 
 def _read(ctx: Context, signature: Signature | None) -> InferRequest | Refusal:

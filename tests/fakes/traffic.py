@@ -54,7 +54,7 @@ class SeededIds:
 class Told:
     """Implements Signatures: every model has the same."""
 
-    def __init__(self, known: Signature | None = SIGNATURE) -> None:
+    def __init__(self, known: Eventual[Signature | None] = SIGNATURE) -> None:
         self.known = known
 
     def signature(self, pool: Pool, model: str, version: str) -> Eventual[Signature | None]:

@@ -19,6 +19,7 @@ from gateway.pipeline.filter import Filter, Rule
 from gateway.pipeline.pool import Pool
 from gateway.pipeline.pool_queue import PoolQueue
 from gateway.pipeline.ports import Principal
+from gateway.pipeline.promise import Promise
 from tests.fakes.traffic import V1, V2, Sent, Told, Traffic, inputs, instances
 
 LITE = Step(pool="digits-lite")
@@ -471,6 +472,15 @@ def test_without_a_signature_the_values_suggest_the_types() -> None:
         "ok": ("BOOL", [1], [True]),
         "word": ("BYTES", [1], ["seven"]),
     }
+
+
+def test_a_constant_prediction_waits_for_nobody_who_is_asked_for_the_signature() -> None:
+    traffic = Traffic({"digits-v1": 1}, speaks="kserve-v2")
+    traffic.parts.signatures = Told(Promise())
+    traffic.use(KIND, Degrade((CONSTANT, SORRY)))
+    traffic.kill("digits-v1")
+    down = traffic.send(V2, inputs([[1, 2]])).down
+    assert (down.status, down.field(b"x-degraded")) == (200, b"predict")
 
 
 def test_once_the_first_byte_is_out_there_is_no_lesser_answer() -> None:
