@@ -19,6 +19,11 @@ is worth a try.
 The queue is bounded. When it is full a newcomer takes the place of one that is less important, or of the
 newest of the longest line in its own band; only if it would be that one itself is it refused.
 
+A modest tenant, one that asks for at most a quarter of what the most demanding in its band does and gets
+nearly all of it, has not made the crowd and shall not notice it: lines as short as these are as long as
+anybody's by chance. It is served in order of arrival, needs only 80 % of the tail, makes room in the line of
+one that is not modest, and finds room in a queue up to twice as long. Where all ask alike nobody is modest.
+
 Source: Goyal, Vin and Cheng, Start-time Fair Queueing (1996); Sheng et al., Fairness in Serving Large
 Language Models (OSDI'24); Facebook's adaptive LIFO (Maurer, Fail at Scale, 2015).
 """
@@ -36,6 +41,16 @@ T = TypeVar("T")
 BANDS = 3
 HOPE = 0.5
 """Share of the tail that a critical call must have left."""
+MODEST = 0.25
+"""Share of what the most demanding tenant asks for, up to which one is modest,"""
+SPARED = 0.1
+"""if no more than this share of it was lost,"""
+KNOWN = 4.0
+"""and once it asked so often."""
+MEMORY = 4096
+"""Calls of a band after which what each of its tenants asked and lost counts half."""
+MODEST_HOPE = 0.8
+"""Share of the tail that a modest tenant's call must have left."""
 REMEMBERED = 1024
 """Lines kept per band; beyond, those in which nobody waits are forgotten, with their debt of one call."""
 
@@ -65,9 +80,12 @@ class Waiting(Generic[T]):
 
 
 class _Line(Generic[T]):
-    """One tenant's calls in one band. spent: virtual time; queued: whether the band's heap knows it."""
+    """One tenant's calls in one band. spent: virtual time; queued: whether the band's heap knows it.
 
-    __slots__ = ("calls", "queued", "size", "spent", "weight")
+    asked: calls that found the pool full, fading. lost: those of them that were not served.
+    """
+
+    __slots__ = ("asked", "calls", "lost", "queued", "size", "spent", "weight")
 
     def __init__(self, weight: float) -> None:
         self.calls: deque[Waiting[T]] = deque()
@@ -75,14 +93,23 @@ class _Line(Generic[T]):
         self.spent = 0.0
         self.weight = weight
         self.queued = False
+        self.asked = 0.0
+        self.lost = 0.0
 
 
 class _Band(Generic[T]):
-    """The lines of one importance. floor: virtual time of the last one served."""
+    """The lines of one importance. floor: virtual time of the last one served.
 
-    __slots__ = ("floor", "heap", "lines", "order", "size")
+    hope: share of the tail that a call must have left. most: what the most demanding tenant asked, by weight.
+    asked: calls since all faded.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("asked", "floor", "heap", "hope", "lines", "most", "order", "size")
+
+    def __init__(self, hope: float) -> None:
+        self.hope = hope
+        self.asked = 0
+        self.most = 0.0
         self.lines: dict[str, _Line[T]] = {}
         self.heap: list[tuple[float, int, _Line[T]]] = []
         self.floor = 0.0
@@ -97,6 +124,44 @@ class _Band(Generic[T]):
             line = self.lines[tenant] = _Line(weight)
         line.weight = weight
         return line
+
+    def ask(self, line: _Line[T]) -> None:
+        """Count one more call of this tenant; all fade together, so that they stay comparable."""
+        line.asked += 1.0
+        self.asked += 1
+        if self.asked >= MEMORY:
+            self.asked = 0
+            self.most = 0.0
+            for one in self.lines.values():
+                one.asked /= 2.0
+                one.lost /= 2.0
+                self.most = max(self.most, one.asked / one.weight)
+        self.most = max(self.most, line.asked / line.weight)
+
+    def is_modest(self, line: _Line[T]) -> bool:
+        """Tell whether its tenant asks for little beside another's flood, and gets nearly all of it."""
+        return KNOWN <= line.asked <= MODEST * self.most * line.weight and line.lost <= SPARED * line.asked
+
+    def needed(self, line: _Line[T]) -> float:
+        """Share of the tail that a call of this line must have left."""
+        return min(self.hope, MODEST_HOPE) if self.is_modest(line) else self.hope
+
+    def victim(self) -> _Line[T]:
+        """The line that makes room: the longest, by weight, of the immodest; else of all. One must wait.
+
+        The heap has every line in which somebody does, and some in which nobody does any more.
+        """
+        waiting = (line for _, _, line in self.heap if line.size)
+        return max(waiting, key=lambda line: (not self.is_modest(line), _length(line)))
+
+    def yields(self, tenant: _Line[T] | None, weight: float) -> bool:
+        """Tell whether one that waits is worth less than a newcomer of this tenant. None: it never waited."""
+        victim = self.victim()
+        if tenant is None:
+            return _length(victim) > 1.0 / weight
+        if tenant is not victim and self.is_modest(tenant) and not self.is_modest(victim):
+            return True
+        return _length(victim) > (tenant.size + 1) / weight
 
     def enlist(self, line: _Line[T]) -> None:
         """Put a line that has calls into the heap; a line that comes back starts at the floor."""
@@ -122,7 +187,7 @@ class FairQueue(Generic[T]):
         self.old = old
         self.size = 0
         self._on_drop = on_drop
-        self._bands: tuple[_Band[T], ...] = tuple(_Band() for _ in range(BANDS))
+        self._bands: tuple[_Band[T], ...] = (_Band(HOPE), _Band(1.0), _Band(1.0))
 
     def push(
         self,
@@ -141,7 +206,11 @@ class FairQueue(Generic[T]):
         """
         band = self._bands[importance]
         line = band.line(tenant, weight)
-        if self.size >= self.limit and not self._make_room(importance, line):
+        full = self.size >= self.limit and not self._has_place(band, line)
+        refused = full and not self._make_room(importance, line)
+        band.ask(line)
+        if refused:
+            line.lost += 1.0
             return None
         waiting = Waiting(item, line, importance, cost, now, deadline)
         line.calls.append(waiting)
@@ -157,17 +226,26 @@ class FairQueue(Generic[T]):
         return self._bands[0].size
 
     def has_room(self, tenant: str = "", importance: int = 1, weight: float = 1.0) -> bool:
-        """Tell whether one may wait: there is room, or others would make some. Changes nothing."""
+        """Tell whether one may wait: there is room, or others would make some. A refusal is remembered."""
         if self.size < self.limit:
             return True
         for worth in range(BANDS - 1, importance, -1):
             if self._bands[worth].size:
                 return True
         band = self._bands[importance]
-        if not band.size:
-            return False
-        own = band.lines.get(tenant)
-        return _length(_longest(band)) > ((0 if own is None else own.size) + 1) / weight
+        line = band.lines.get(tenant)
+        if line is not None and self._has_place(band, line):
+            return True
+        if band.size and band.yields(line, weight):
+            return True
+        if line is not None:
+            band.ask(line)
+            line.lost += 1.0
+        return False
+
+    def _has_place(self, band: _Band[T], line: _Line[T]) -> bool:
+        """Tell whether there is a place beyond the limit for this tenant: that is kept for the modest."""
+        return self.size < 2 * self.limit and band.is_modest(line)
 
     def pop(self, now: float, tail: float) -> T | None:
         """Take out who goes next; None: nobody can be served. tail: seconds that nearly all calls take."""
@@ -175,7 +253,7 @@ class FairQueue(Generic[T]):
             while band.heap:
                 _, _, line = heappop(band.heap)
                 line.queued = False
-                chosen = self._next_of(line, now, tail * HOPE if band is self._bands[0] else tail)
+                chosen = self._next_of(line, now, tail * band.needed(line), band.is_modest(line))
                 if chosen is None:
                     continue  # nobody left in it
                 band.floor = line.spent
@@ -191,8 +269,8 @@ class FairQueue(Generic[T]):
         before = self.size
         for band in self._bands:
             if band.size:
-                needs = tail * HOPE if band is self._bands[0] else tail
                 for line in list(band.lines.values()):
+                    needs = tail * band.needed(line)
                     for waiting in list(line.calls):
                         if not waiting.gone and now + needs > waiting.deadline:
                             self._drop(waiting, Dropped.LATE)
@@ -218,7 +296,7 @@ class FairQueue(Generic[T]):
                         oldest = min(oldest, line.calls[0].arrived)
         return now - oldest
 
-    def _next_of(self, line: _Line[T], now: float, tail: float) -> Waiting[T] | None:
+    def _next_of(self, line: _Line[T], now: float, tail: float, in_order: bool) -> Waiting[T] | None:
         calls = line.calls
         while calls:
             first = calls[0]
@@ -226,7 +304,7 @@ class FairQueue(Generic[T]):
                 calls.popleft()
             elif now + tail > first.deadline:
                 self._drop(first, Dropped.LATE)
-            elif now - first.arrived <= self.old * (first.deadline - tail - first.arrived):
+            elif in_order or now - first.arrived <= self.old * (first.deadline - tail - first.arrived):
                 return calls.popleft()
             else:
                 newest = calls.pop()
@@ -243,17 +321,18 @@ class FairQueue(Generic[T]):
             band = self._bands[worth]
             if not band.size:
                 continue
-            longest = _longest(band)
-            if worth == importance and _length(longest) <= (newcomer.size + 1) / newcomer.weight:
+            if worth == importance and not band.yields(newcomer, newcomer.weight):
                 return False
-            while longest.calls:
-                victim = longest.calls.pop()
-                if not victim.gone:
-                    self._drop(victim, Dropped.CROWDED)
+            calls = band.victim().calls
+            while calls:
+                last = calls.pop()
+                if not last.gone:
+                    self._drop(last, Dropped.CROWDED)
                     return True
         return False
 
     def _drop(self, waiting: Waiting[T], why: Dropped) -> None:
+        waiting.line.lost += 1.0
         self._leave(waiting)
         self._on_drop(waiting.item, why)
 
@@ -269,11 +348,6 @@ class FairQueue(Generic[T]):
     def __repr__(self) -> str:
         bands = ", ".join(str(band.size) for band in self._bands)
         return f"<FairQueue {self.size} of {self.limit} | by importance {bands}>"
-
-
-def _longest(band: _Band[T]) -> _Line[T]:
-    """Return the line in which most wait, by weight. The heap has every line in which somebody does."""
-    return max((line for _, _, line in band.heap), key=_length)
 
 
 def _length(line: _Line[T]) -> float:

@@ -6,8 +6,8 @@
 Clients give 500 ms, the policy says `concurrency: {target: 400ms}` and nothing else is tuned. Good: answered
 200 within 500 ms of the instant when it was due. Goodput is good answers over what the backend can do. At
 once: share of the refusals that came within 50 ms. With `flood` one tenant of five offers everything above
-half of the capacity, and the others are judged. The gateway is a process of its own, backends and generator
-share one. Exit code 1 when a target is missed.
+half of the capacity, and the others are judged, for longer: they are few. The gateway is a process of its
+own, backends and generator share one. Exit code 1 when a target is missed.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ OUT: Final = Path(__file__).parents[1] / "out" / "govern"
 PROMISE: Final = 0.5
 FAST: Final = 0.05  # s: a refusal
 SETTLE: Final = 1.0  # s of the surge until it is judged: connections are made, the limit is found
+FLOOD: Final = 4.0  # times as long as other surges: of the others' calls .999 are to be told from .99
 IMPORTANCES: Final = ("critical", "normal", "sheddable")
 
 PAGE: Final = """
@@ -157,7 +158,7 @@ def measure(scenes: Sequence[Scene], calm: float, surge: float) -> dict[Scene, O
     """Play them one after the other."""
     outcomes: dict[Scene, Outcome] = {}
     for scene in scenes:
-        outcomes[scene] = asyncio.run(play(scene, calm, surge))
+        outcomes[scene] = asyncio.run(play(scene, calm, surge * FLOOD if scene.flood else surge))
         print(f"{scene}: {outcomes[scene]}", flush=True)
     return outcomes
 
@@ -199,7 +200,7 @@ def report(outcomes: dict[Scene, Outcome], goodput: float = 0.93) -> Report:
     ]
     floods = [one.others for scene, one in outcomes.items() if scene.flood]
     if floods:
-        targets.append(Target("the others in time while one floods", min(floods), ">=", 0.98))
+        targets.append(Target("the others in time while one floods", min(floods), ">=", 0.999))
     return Report(
         "Overload on loopback: good answers over what the backend can do",
         "Generator, gateway and backends share the machine; targets leave room for that.",

@@ -3,8 +3,9 @@
 Nine tenants behave: together they ask for half of the capacity, each in its own rhythm. The tenth asks for
 little, then for 10 x the capacity, then for little again. Clients give 500 ms. The backend (sixteen servers
 with lognormal work; one that batches) is behind a fixed limit, the same for all, so that only the order
-of service differs; the queue in front of it is bounded by 1,000. In time: answers within 500 ms to the calls
-that the nine make during the flood. Used: work done during the flood over what the backend can do in it.
+of service differs; the queue in front of it is bounded by 1,000, ours by half of that limit as in the
+gateway. In time: answers within 500 ms to the calls that the nine make during the flood. Used: work done
+during the flood over what the backend can do in it.
 
     fifo      one line, first come first served, nobody dropped
     lifo      one line, last come first served
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gateway.governance.fair_queue import FairQueue
 from gateway.governance.quantile import RecentQuantile
+from gateway.pipeline.pool_queue import FEWEST, SHARE
 from loadtests.sims.overload import Batching, Events, Servers
 from loadtests.sims.report import Cell, Report, Target
 
@@ -52,7 +54,7 @@ class Line(Protocol):
 
 
 class Fifo:
-    def __init__(self, rate: float) -> None:
+    def __init__(self, backend: Servers) -> None:
         self._calls: deque[Call] = deque()
 
     def push(self, call: Call, now: float) -> None:
@@ -74,11 +76,9 @@ class Lifo(Fifo):
 
 
 class Static(Fifo):
-    """rate: calls/s of each tenant."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__(rate)
-        self._rate = rate / (POLITE + 1)
+    def __init__(self, backend: Servers) -> None:
+        super().__init__(backend)
+        self._rate = backend.capacity / (POLITE + 1)  # calls/s of each tenant
         self._left = [self._rate] * (POLITE + 1)
         self._seen = [0.0] * (POLITE + 1)
 
@@ -93,7 +93,7 @@ class Static(Fifo):
 
 
 class Turns:
-    def __init__(self, rate: float) -> None:
+    def __init__(self, backend: Servers) -> None:
         self._lines: list[deque[Call]] = [deque() for _ in range(POLITE + 1)]
         self._turn = 0
 
@@ -110,8 +110,9 @@ class Turns:
 
 
 class Ours:
-    def __init__(self, rate: float) -> None:
-        self._queue: FairQueue[Call] = FairQueue(WAITING, lambda call, why: None)
+    def __init__(self, backend: Servers) -> None:
+        limit = max(FEWEST, int(backend.best * SHARE))
+        self._queue: FairQueue[Call] = FairQueue(limit, lambda call, why: None)
 
     def push(self, call: Call, now: float) -> None:
         self._queue.push(call, now, call.at + PROMISE, tenant=str(call.tenant))
@@ -120,7 +121,7 @@ class Ours:
         return self._queue.pop(now, tail)
 
 
-LINES: dict[str, Callable[[float], Line]] = {
+LINES: dict[str, Callable[[Servers], Line]] = {
     "fifo": Fifo,
     "lifo": Lifo,
     "static": Static,
@@ -145,12 +146,12 @@ class Outcome(NamedTuple):
     p99: float
 
 
-def simulate(make: Callable[[Random], Servers], line: Callable[[float], Line], seed: int) -> Outcome:
+def simulate(make: Callable[[Random], Servers], line: Callable[[Servers], Line], seed: int) -> Outcome:
     """One run; p99 is of the nine's answered calls, ms."""
     rng = Random(seed)
     events = Events()
     backend = make(rng)
-    waiting = line(backend.capacity)
+    waiting = line(backend)
     tail = RecentQuantile(0.95, warm_up=20, window=1.0)
     sent: dict[int, float] = {}
     calls: list[Call] = []
@@ -218,7 +219,7 @@ def run() -> Report:
     tuned = [name for name in BACKENDS if name not in HELD_OUT]
     return Report(
         "Fairness: one tenant floods with 10 x the capacity",
-        "Nothing was tuned here; the queue's settings are those of the overload simulator.",
+        "Nothing was tuned here; the queue is as long as the gateway's.",
         ("backend", "order", "others in time", "flooder in time", "used", "others' p99 ms"),
         rows,
         (

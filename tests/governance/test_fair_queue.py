@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.governance.fair_queue import HOPE, Dropped, FairQueue
+from gateway.governance.fair_queue import HOPE, MEMORY, MODEST_HOPE, Dropped, FairQueue
 
 
 def _queue(limit=100, old=0.25):
@@ -115,6 +115,93 @@ def test_a_full_queue_takes_from_the_longest_line_of_the_band():
     assert queue.push("flood 3", 0.0, 9.0, tenant="flood") is None
 
 
+def _flooded(polite=8, flood=200, lost=0, limit=4):
+    """A queue of which alice asked `polite` times, `lost` of them in vain, and flood far more often."""
+    queue, dropped = _queue(limit)
+    for tenant, calls in (("flood", flood), ("alice", polite - lost)):
+        for _ in range(calls):
+            queue.push("served", 0.0, 9.0, tenant=tenant)
+            _served(queue)
+    for _ in range(lost):
+        queue.push("late", 0.0, 1.0, tenant="alice")
+        queue.expire(2.0, 0.0)
+    for _ in range(limit):
+        queue.push("flood", 0.0, 9.0, tenant="flood")
+    dropped.clear()
+    return queue, dropped
+
+
+def test_a_modest_tenant_finds_room_in_a_queue_that_a_flood_has_filled():
+    queue, dropped = _flooded()
+    for number in range(4):
+        assert queue.has_room("alice")
+        assert queue.push(number, 0.0, 9.0, tenant="alice") is not None
+    assert (len(queue), dropped) == (8, [])  # twice the limit, and no further:
+    assert queue.push(4, 0.0, 9.0, tenant="alice") is not None
+    assert (len(queue), dropped) == (8, [("flood", Dropped.CROWDED)])  # its line is the longer one by then
+    assert not queue.has_room("flood")
+    assert queue.push("flood", 0.0, 9.0, tenant="flood") is None
+
+
+@pytest.mark.parametrize(
+    "history",
+    [{"polite": 60}, {"polite": 1}, {"polite": 20, "lost": 3}],
+    ids=["asks for a third", "hardly known", "loses too much"],
+)
+def test_who_is_not_modest_is_refused_where_its_line_is_as_long_as_the_floods(history):
+    queue, dropped = _flooded(flood=180, **history)
+    for _ in range(2):
+        queue.push("alice", 0.0, 9.0, tenant="alice")
+    assert len(dropped) == 2
+    assert not queue.has_room("alice")
+    assert queue.push("alice", 0.0, 9.0, tenant="alice") is None
+
+
+def test_where_all_ask_alike_nobody_is_modest():
+    queue, _ = _queue(4)
+    for number in range(400):
+        queue.push(number, 0.0, 9.0, tenant="ab"[number % 2])
+    assert len(queue) == 4
+
+
+def test_a_modest_tenant_is_served_in_order_however_old_and_with_a_fifth_less_time():
+    queue, dropped = _flooded()
+    for number in range(3):
+        queue.push(number, 0.0, 10.0, tenant="alice")
+    assert [item for item in _served(queue, 9.15, 1.0) if item != "flood"] == [0, 1, 2]
+    assert all(item == "flood" for item, _ in dropped)
+
+
+def test_a_flood_that_is_over_is_forgotten():
+    queue, _ = _flooded()
+    band = queue._bands[1]
+    assert band.is_modest(band.lines["alice"])
+    for number in range(8 * MEMORY):
+        queue.push(number, 0.0, 9.0, tenant="ab"[number % 2])
+        _served(queue)
+    assert band.lines["flood"].asked < 1.0
+    for number in range(8 * MEMORY):  # and so is what others asked since then
+        queue.push(number, 0.0, 9.0, tenant=str(number % 40))
+        _served(queue)
+    assert band.most == max(line.asked for line in band.lines.values())
+
+
+def test_refusals_count_as_lost():
+    queue, _ = _flooded(polite=20)
+    for number in range(5):
+        queue.push(number, 0.0, 9.0, tenant="alice")
+    while queue.has_room("alice"):
+        assert queue.push("alice", 0.0, 9.0, tenant="alice") is not None
+    for _ in range(20):
+        queue.has_room("alice")
+    _served(queue)
+    for _ in range(4):
+        queue.push("flood", 0.0, 9.0, tenant="flood")
+    for _ in range(2):
+        queue.push("alice", 0.0, 9.0, tenant="alice")
+    assert len(queue) == 4  # it is modest no longer
+
+
 def test_a_queue_without_room_takes_nobody():
     queue, _ = _queue(0)
     assert queue.push("x", 0.0, 9.0) is None
@@ -213,7 +300,7 @@ class Life(RuleBasedStateMachine):
         if item is not None:
             self.left[item] += 1
             served = self.waiting[item]
-            assert self.now + (tail if served.band else tail * HOPE) <= served.deadline
+            assert self.now + tail * (MODEST_HOPE if served.band else HOPE) <= served.deadline
 
     @rule(tail=st.floats(0, 2))
     def expire(self, tail):
@@ -235,7 +322,7 @@ class Life(RuleBasedStateMachine):
     def everybody_is_somewhere_once(self):
         assert all(count == 1 for count in self.left.values())
         assert len(self.left) + len(self.queue) == self.entered
-        assert 0 <= len(self.queue) <= 8
+        assert 0 <= len(self.queue) <= 16  # twice the limit, where somebody is modest
 
 
 TestLife = Life.TestCase
