@@ -32,11 +32,11 @@ from gateway.filters.cache_terms import (
     named_tags,
     subject,
 )
-from gateway.governance.flights import Role
 from gateway.http import caching
 from gateway.http.caching import Use
 from gateway.http.message import Headers, Request, Response, find
-from gateway.pipeline.answers import Kept, Landed, Waiter, Windows, tag
+from gateway.pipeline.answers import Kept, Windows, tag
+from gateway.pipeline.claims import Claim
 from gateway.pipeline.context import Context, Slot
 from gateway.pipeline.errors import GatewayError, Refusal
 from gateway.pipeline.filter import Parts
@@ -66,17 +66,16 @@ _BROKEN: Final = frozenset((500, 502, 503, 504))
 class Part:
     """What one request has to do with the cache."""
 
-    __slots__ = ("asked", "began", "kept", "kept_key", "key", "over", "pool", "started", "waiter")
+    __slots__ = ("asked", "began", "claim", "kept", "kept_key", "key", "over", "pool")
 
-    def __init__(self, key: bytes, asked: Headers, pool: Pool | None, began: float, started: float) -> None:
+    def __init__(self, key: bytes, asked: Headers, pool: Pool | None, began: float) -> None:
         self.key = key  # of the URL
         self.asked = asked  # the client's fields, before ours
         self.pool = pool
         self.began = began  # s since the epoch
-        self.started = started  # s, monotonic
         self.kept: Kept | None = None  # stale, and asked about
         self.kept_key = b""
-        self.waiter: Waiter | None = None  # in a flight
+        self.claim: Claim | None = None
         self.over = False
 
     @property
@@ -116,7 +115,7 @@ class HttpCacheFilter(Filter):
         if b"no-store" in caching.directives(request.headers):
             ctx.cache_status = BY_REQUEST
             return None
-        part = Part(self._key(ctx), request.headers, ctx.pool, self._clock.wall(), ctx.now)
+        part = Part(self._key(ctx), request.headers, ctx.pool, self._clock.wall())
         names = self._answers.find(part.key, ctx.now, part.began)
         if isinstance(names, Promise):
             return names.chain(lambda late: self._named(ctx, part, late))
@@ -172,48 +171,23 @@ class HttpCacheFilter(Filter):
         """Go on, or wait for one who asks the same."""
         if ctx.dry or ctx.request.method != b"GET" or _has_own_words(part.asked):
             return self._go_on(ctx, part, status)
-        waiter = part.waiter = Waiter()
-        role = self._answers.join(part.flight, waiter)
-        if role is Role.LEADER:
-            return self._in_turn(ctx, part, status)
-        if role is Role.ALONE:
-            part.waiter = None
-            return self._go_on(ctx, part, status)
+        each_asks = part.kept is not None and part.kept.windows.ttl <= 0.0  # what comes is no other gateway's
+        timers = None if each_asks else self._timers
+        part.claim = claim = Claim(
+            part.flight, self._answers, self._clock, timers, lambda: self._newest(part)
+        )
         self._part.set(ctx, part)
-        return waiter.landed.chain(lambda landed: self._landed(ctx, part, landed, status))
+        taken = claim.take()
+        if not isinstance(taken, Promise):
+            return self._taken(ctx, part, taken, status)
+        return taken.chain(lambda kept: self._taken(ctx, part, kept, status))
 
-    def _landed(self, ctx: Context, part: Part, landed: Landed, status: bytes) -> Eventual[Verdict]:
-        if isinstance(landed, Kept):
-            part.waiter = None
-            if ctx.finished:
-                return None
-            if landed.style == caching.variant(caching.vary(landed.headers), part.asked).decode("latin-1"):
-                part.over = True
-                return self._give(ctx, part, landed, status + COLLAPSED)
-        elif landed is Role.LEADER:
-            return None if ctx.finished else self._in_turn(ctx, part, status)
-        part.waiter = None
-        return None if ctx.finished else self._go_on(ctx, part, status)
-
-    def _in_turn(self, ctx: Context, part: Part, status: bytes) -> Eventual[Verdict]:
-        """Ask when no other gateway does, or take what it brings."""
-        timers = self._timers
-        turn: Eventual[Kept | None] = None
-        if timers is not None and (part.kept is None or part.kept.windows.ttl > 0.0):  # else each must ask
-            turn = self._answers.turn(part.flight, lambda: self._newest(part), self._clock, timers)
-        if not isinstance(turn, Promise):
-            return self._go_on(ctx, part, status)
-        self._part.set(ctx, part)
-        return turn.chain(lambda kept: self._turned(ctx, part, kept, status))
-
-    def _turned(self, ctx: Context, part: Part, kept: Kept | None, status: bytes) -> Eventual[Verdict]:
+    def _taken(self, ctx: Context, part: Part, kept: Kept | None, status: bytes) -> Eventual[Verdict]:
         if ctx.finished:
             return None
-        if kept is None or part.waiter is None:
+        if kept is None or kept.style != _style(kept.headers, part.asked):
             return self._go_on(ctx, part, status)
-        waiter, part.waiter = part.waiter, None
         part.over = True
-        self._answers.land(part.flight, waiter, kept)
         return self._give(ctx, part, kept, status + COLLAPSED)
 
     def _newest(self, part: Part) -> Eventual[Kept | None]:
@@ -372,7 +346,7 @@ class HttpCacheFilter(Filter):
             fields,
             body,
             dialect=FORM,
-            style=caching.variant(caching.vary(fields), part.asked).decode("latin-1"),
+            style=_style(fields, part.asked),
             id=None,
             tags=(tag("endpoint", self._endpoint), _url_tag(request.host, target), *named_tags(answered)),
             status=status,
@@ -397,9 +371,8 @@ class HttpCacheFilter(Filter):
             part.key, about, part.began, wall
         ):
             ctx.cache_status += STORED
-        if part.waiter is not None:
-            self._answers.land(part.flight, part.waiter, kept)
-            part.waiter = None
+        if part.claim is not None:
+            part.claim.land(kept)
 
     def on_done(self, ctx: Context) -> None:
         """Leave the flight: who waits for us must not wait in vain."""
@@ -408,14 +381,12 @@ class HttpCacheFilter(Filter):
             self._leave(part)
 
     def _leave(self, part: Part) -> None:
-        if part.waiter is not None:
-            self._answers.leave(part.flight, part.waiter)
-            part.waiter = None
+        if part.claim is not None:
+            part.claim.leave()
 
     def _dissolve(self, part: Part) -> None:
-        if part.waiter is not None:
-            self._answers.dissolve(part.flight, part.waiter)
-            part.waiter = None
+        if part.claim is not None:
+            part.claim.dissolve()
 
 
 def _has_own_words(asked: Headers) -> bool:
@@ -426,6 +397,11 @@ def _says(fields: Headers) -> bool:
     """Whether an answer says itself how long it is fresh, or that it is not to be given unasked."""
     said = caching.directives(fields)
     return bool(said.keys() & {b"max-age", b"s-maxage", b"no-cache"}) or find(fields, b"expires") is not None
+
+
+def _style(fields: Headers, asked: Headers) -> str:
+    """Which of the variants an answer with these fields is to a request with those."""
+    return caching.variant(caching.vary(fields), asked).decode("latin-1")
 
 
 def _variant_key(key: bytes, names: tuple[bytes, ...], asked: Headers) -> bytes:

@@ -3,9 +3,10 @@
     cache: {ttl: 30s, rows: true}
 
 Each row of a batch has a key and an answer of its own (dialects/rows.py). Rows that are here are taken from
-here, every other one goes upstream once, in one smaller batch in the client's own dialect, and the answer is
-put together in the order of the question. A batch whose rows are all here, or all on their way for somebody
-else, asks nothing.
+here; every other one is claimed (pipeline/claims.py), and goes upstream if nobody fetches it, in one smaller
+batch in the client's own dialect. What others fetch, here or at a gateway with the same Redis, is waited for
+while that is under way, and the answer is put together in the order of the question. So however batches
+overlap, a row is asked for once.
 
 It is asked for, never guessed: a model that looks at a whole batch (ranks its rows, normalises over them)
 would be answered wrongly, and its signature looks like any other. What the signature must say is that every
@@ -14,17 +15,18 @@ input and output has a free first axis; else, and above `rows.MOST` rows, the wh
     an answer without exactly one row per row asked    this model and version are left alone from then on
     a failure upstream                                 is the answer, as it is; rows that were here stay
     another pool is tried after a failure              it gets the whole batch: no answer of two models
-
-Gateways with one Redis ask for a row once, too: a batch whose missing rows are all on their way for another
-gateway waits for them; else it looks once more for what came meanwhile, and asks for the rest.
+    who fetched a row for us left, or failed           we ask for it in a second call (an errand), when the
+                                                       first is over; its failure is the answer
+    rows of two versions of a model                    the whole batch is asked for again, once
 
 A row that is stale is asked for again; stale windows are for whole answers. A batch that can be sent only in
-part as JSON, and can't (NaN), goes whole.
+part as JSON, and can't (NaN), goes whole. A graph can't be asked a second time: its batch asks for all rows
+that are not here, unless all of them are on their way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from gateway.dialects.errors import InvalidPrediction
@@ -38,10 +40,10 @@ from gateway.dialects.rows import (
     row_keys,
     separable,
     take_apart,
-    unpack,
 )
-from gateway.dialects.tensors import InferRequest
+from gateway.dialects.tensors import InferRequest, InferResponse
 from gateway.dialects.tf_example import STYLES
+from gateway.filters.cache_batch import FORM, Batch
 from gateway.filters.cache_terms import (
     BY_REQUEST,
     COLLAPSED,
@@ -54,72 +56,20 @@ from gateway.filters.cache_terms import (
     allowed,
     named_tags,
 )
-from gateway.governance.flights import Role
 from gateway.governance.freshness import State
-from gateway.http.message import Headers, Request, Response
+from gateway.http.message import Headers, Response
 from gateway.pipeline import answer
-from gateway.pipeline.answers import Kept, Landed, Waiter, Windows
+from gateway.pipeline.answers import Kept, Windows
+from gateway.pipeline.claims import Claims
 from gateway.pipeline.context import Context, Slot
+from gateway.pipeline.errand import Errand, Said
 from gateway.pipeline.errors import GatewayError, Refusal, UpstreamAnswerTooLarge, UpstreamUnreadable
 from gateway.pipeline.filter import Parts
 from gateway.pipeline.forward import without_body_fields
-from gateway.pipeline.pool import Pool
-from gateway.pipeline.ports import Lease
 from gateway.pipeline.prediction import ROWS_KEPT
 from gateway.pipeline.promise import Eventual, Promise
 
 Verdict = Response | Refusal | None
-
-FORM = "rows"  # of a Kept that holds one row, where others have a dialect
-
-
-class Batch:
-    """One request, its rows, and what became of each."""
-
-    __slots__ = (
-        "age",
-        "began",
-        "headers",
-        "infer",
-        "keys",
-        "known",
-        "leading",
-        "pool",
-        "request",
-        "sent",
-        "signature",
-        "waiting",
-    )
-
-    def __init__(
-        self, infer: InferRequest, keys: list[bytes], signature: Signature, pool: Pool, began: float
-    ) -> None:
-        self.infer = infer
-        self.keys = keys
-        self.signature = signature
-        self.pool = pool
-        self.began = began  # s since the epoch
-        self.known: dict[bytes, Row] = {}  # rows that are here, by key
-        self.headers: Headers = []  # that came with them
-        self.age = 0.0  # s, of the oldest
-        self.waiting: dict[bytes, Waiter] = {}  # flights of others that it takes part in
-        self.leading: dict[bytes, Waiter] = {}  # its own
-        self.sent: list[int] = []  # rows that go upstream
-        self.request: Request | None = None  # as the client sent it, where only a part goes upstream
-
-    def take(self, key: bytes, kept: Kept, now: float) -> None:
-        """Take a row that is here."""
-        self.known[key] = unpack(kept.body)
-        self.headers = kept.headers
-        self.age = max(self.age, kept.freshness.age(now))
-
-    def missing(self) -> list[int]:
-        """Return the first index of every key that is not here."""
-        first: dict[bytes, int] = {}
-        for index, key in enumerate(self.keys):
-            if key not in self.known:
-                first.setdefault(key, index)
-        return list(first.values())
 
 
 class RowCache:
@@ -129,6 +79,7 @@ class RowCache:
         "_answers",
         "_batch",
         "_clock",
+        "_errands",
         "_signatures",
         "_size",
         "_tags",
@@ -142,6 +93,7 @@ class RowCache:
         self._answers = parts.answers
         self._signatures = parts.signatures
         self._clock = parts.clock
+        self._errands = parts.errands
         self._timers = parts.timers
         self._windows = windows
         self._size = size
@@ -182,7 +134,7 @@ class RowCache:
         keys = row_keys(infer, infer.model, where, scope)
         batch = Batch(infer, keys, signature, ctx.pool, self._clock.wall())
         if wish.no_cache:
-            return self._fetch(ctx, batch, BY_REQUEST)
+            return self._fetch(ctx, batch, list(range(len(keys))), BY_REQUEST)
         found = [(key, self._answers.find(key, ctx.now, batch.began)) for key in dict.fromkeys(keys)]
         taken = self._take_all(ctx, batch, found, wish)
         if taken is None:
@@ -215,130 +167,76 @@ class RowCache:
             promised.then(partial(told, key), partial(lambda key, _: told(key, None), key))
         return all_told
 
-    def _take(self, ctx: Context, batch: Batch, key: bytes, kept: Kept | None, wish: Wish) -> None:
-        """Take a row that may be given, and share it with those who wait for us to bring it."""
+    def _take(self, ctx: Context, batch: Batch, key: bytes, kept: Kept | None, wish: Wish) -> bool:
+        """Take a row if it may be given."""
         if ctx.finished or kept is None or kept.dialect != FORM:
-            return
-        if kept.freshness.state(ctx.now) is not State.FRESH:
-            return
-        if wish.max_age is None or kept.freshness.age(ctx.now) <= wish.max_age:
-            batch.take(key, kept, ctx.now)
-            waiter = batch.leading.pop(key, None)
-            if waiter is not None:
-                self._answers.land(key, waiter, kept)
+            return False
+        now = self._clock.now()
+        if kept.freshness.state(now) is not State.FRESH:
+            return False
+        if wish.max_age is not None and kept.freshness.age(now) > wish.max_age:
+            return False
+        batch.take(key, kept, now)
+        return True
 
     def _looked(self, ctx: Context, batch: Batch, wish: Wish) -> Eventual[Verdict]:
         missing = batch.missing()
         if not missing:
             return self._give(ctx, batch, HIT)
         status = PARTIAL if batch.known else MISS
-        if not ctx.dry and all(self._answers.is_flying(batch.keys[index]) for index in missing):
-            return self._wait(ctx, batch, missing, status, wish)
-        return self._in_turn(ctx, batch, status, wish)
-
-    def _wait(
-        self, ctx: Context, batch: Batch, missing: list[int], status: bytes, wish: Wish
-    ) -> Promise[Verdict]:
-        """All that is missing is on its way for others: wait for it, then ask for what did not come."""
+        if ctx.dry:
+            ctx.cache_status = status
+            return None
         self._batch.set(ctx, batch)
-        settled: Promise[None] = Promise()
-        left = len(missing)
-
-        def landed(key: bytes, what: Landed) -> None:
-            nonlocal left
-            waiter = batch.waiting.pop(key)
-            if isinstance(what, Kept):
-                if not ctx.finished and what.dialect == FORM:
-                    batch.take(key, what, ctx.now)
-            elif what is Role.LEADER:
-                batch.leading[key] = waiter
-            left -= 1
-            if not left:
-                settled.resolve(None)
-
-        for index in missing:
-            key, waiter = batch.keys[index], Waiter()
-            batch.waiting[key] = waiter
-            role = self._answers.join(key, waiter)
-            if role is not Role.JOINER:
-                waiter.landed.resolve(role)
-            waiter.landed.then(partial(landed, key), lambda _: None)
-        return settled.chain(lambda _: self._waited(ctx, batch, status, wish))
-
-    def _waited(self, ctx: Context, batch: Batch, status: bytes, wish: Wish) -> Eventual[Verdict]:
-        if ctx.finished:
-            self._release(batch)
-            return None
-        if batch.missing():
-            return self._in_turn(ctx, batch, status, wish)
-        return self._give(ctx, batch, status + COLLAPSED)
-
-    def _in_turn(self, ctx: Context, batch: Batch, status: bytes, wish: Wish) -> Eventual[Verdict]:
-        """Ask for what is missing, unless other gateways ask for all of it: then take what they bring."""
-        if ctx.dry or self._timers is None or self._answers.shared is None:
-            return self._fetch(ctx, batch, status)
-        self._batch.set(ctx, batch)
-        self._lead(batch, batch.missing())
-        leases = [self._answers.lease(key) for key in batch.leading]
-        return _all_told(leases).chain(lambda told: self._leased(ctx, batch, status, wish, told))
-
-    def _leased(
-        self, ctx: Context, batch: Batch, status: bytes, wish: Wish, leases: list[Lease]
-    ) -> Eventual[Verdict]:
-        if ctx.finished:
-            return None
-        missing = batch.missing()
-        if not leases or len(leases) < len(missing) or any(lease is not Lease.THEIRS for lease in leases):
-            return self._look_again(ctx, batch, status, wish)
-        key, clock, timers = batch.keys[missing[-1]], self._clock, self._timers  # the last to be kept
-        assert timers is not None
-        turn = self._answers.turn(
-            key, lambda: self._answers.newest(key, clock.now(), clock.wall()), clock, timers
+        batch.claims = Claims(
+            self._answers,
+            self._clock,
+            self._timers,
+            lambda key, kept: self._take(ctx, batch, key, kept, wish),
+            lambda: self._step(ctx, batch),
         )
-        if not isinstance(turn, Promise):
-            return self._look_again(ctx, batch, status, wish)
-        return turn.chain(lambda _: self._look_again(ctx, batch, status, wish))
+        batch.claims.take(missing)
+        if batch.decided.done:
+            return self._decide(ctx, batch, status)
+        return batch.decided.chain(lambda _: self._decide(ctx, batch, status))
 
-    def _look_again(self, ctx: Context, batch: Batch, status: bytes, wish: Wish) -> Eventual[Verdict]:
-        """Take what another gateway brought meanwhile, and ask for the rest."""
-        if ctx.finished:
+    def _step(self, ctx: Context, batch: Batch) -> None:
+        """Go on as far as what is known of the claims allows. One call at a time, so that rows gather."""
+        claims = batch.claims
+        if ctx.finished or claims is None or batch.asking:
+            return
+        if not batch.decided.done:
+            if claims.decided and (claims.ours or not claims.theirs):
+                batch.decided.resolve(None)
+        elif claims.ours:
+            self._ask_again(ctx, batch, batch.ours())
+        elif not claims.theirs:
+            batch.settled.resolve(None)
+
+    def _decide(self, ctx: Context, batch: Batch, status: bytes) -> Verdict:
+        """Ask for the rows that are ours to fetch, or give what others brought."""
+        claims = batch.claims
+        if ctx.finished or claims is None:
             return None
-        now, wall = self._clock.now(), self._clock.wall()
-        keys = [batch.keys[index] for index in batch.missing()]
-        taken = self._take_all(
-            ctx, batch, [(key, self._answers.newest(key, now, wall)) for key in keys], wish
-        )
-        if taken is None:
-            return self._looked_again(ctx, batch, status)
-        return taken.chain(lambda _: self._looked_again(ctx, batch, status))
+        if not claims.ours:
+            return self._give(ctx, batch, status + COLLAPSED)
+        if not self._may_ask_again(batch):
+            claims.leave_theirs()
+        elif claims.theirs:
+            status = PARTIAL + COLLAPSED
+        return self._fetch(ctx, batch, batch.ours(), status)
 
-    def _looked_again(self, ctx: Context, batch: Batch, status: bytes) -> Eventual[Verdict]:
-        if ctx.finished:
-            return None
-        if batch.missing():
-            return self._fetch(ctx, batch, status)
-        return self._give(ctx, batch, status + COLLAPSED)
-
-    def _fetch(self, ctx: Context, batch: Batch, status: bytes) -> Verdict:
-        """Go on with the rows that are missing, and lead the flights of those that nobody asks for."""
+    def _fetch(self, ctx: Context, batch: Batch, rows: list[int], status: bytes) -> Verdict:
+        """Go on with these rows."""
         ctx.cache_status = status
         if ctx.dry:
             return None
         self._batch.set(ctx, batch)
-        batch.sent = batch.missing()
-        if len(batch.sent) < len(batch.keys) and not self._shorten(ctx, batch):
+        batch.asking, batch.sent = True, rows
+        if len(rows) < len(batch.keys) and not self._shorten(ctx, batch):
             batch.sent = list(range(len(batch.keys)))
-        self._lead(batch, batch.sent)
         ctx.want_whole = max(ctx.want_whole, self._size * len(batch.sent), ctx.snapshot.answer_limit)
         return None
-
-    def _lead(self, batch: Batch, rows: list[int]) -> None:
-        """Lead the flights of those rows that nobody asks for."""
-        for index in rows:
-            key = batch.keys[index]
-            if key not in batch.leading and not self._answers.is_flying(key):
-                batch.leading[key] = waiter = Waiter()
-                self._answers.join(key, waiter)
 
     def _shorten(self, ctx: Context, batch: Batch) -> bool:
         """Let the request ask for the missing rows only; False where its dialect can't say them."""
@@ -367,12 +265,11 @@ class RowCache:
             ctx.request, batch.request = batch.request, None
             ctx.parsed = batch.infer
             ROWS_KEPT.set(ctx, 0)
-        batch.sent = []
 
     # After the attempt
 
-    def on_response(self, ctx: Context, response: Response) -> Response:
-        """Keep and share the rows of a new answer, and put them beside those that were here."""
+    def on_response(self, ctx: Context, response: Response) -> Eventual[Response]:
+        """Keep and share the rows of a new answer, and put them beside those that others brought."""
         batch = self._batch.get(ctx)
         if batch is None or not batch.sent:
             return response
@@ -385,20 +282,22 @@ class RowCache:
         ):
             self._release(batch)
             return response
+        keys = [batch.keys[index] for index in sent]
         try:
             rows = self._rows_of(ctx, batch, response, len(sent))
-            self._keep(
-                ctx, batch, response, dict(zip([batch.keys[index] for index in sent], rows, strict=True))
-            )
-            if batch.request is None:
-                return response
-            return self._joined(ctx, batch, response)
         except GatewayError as unfit:
-            self._dissolve(batch)
-            if batch.request is None:
-                return response
-            ctx.error = unfit
-            return answer.failed(ctx, unfit)
+            self._dissolve(batch, keys)
+            self._release(batch)
+            return response if batch.request is None else _failed(ctx, unfit)
+        self._keep(ctx, batch, response.headers, dict(zip(keys, rows, strict=True)))
+        if batch.request is None:
+            self._release(batch)
+            return response
+        batch.asking = False
+        self._step(ctx, batch)
+        if batch.settled.done:
+            return self._joined(ctx, batch, response)
+        return batch.settled.chain(lambda _: self._joined(ctx, batch, response))
 
     def _rows_of(self, ctx: Context, batch: Batch, response: Response, rows: int) -> list[Row]:
         if response.body is None:
@@ -406,36 +305,114 @@ class RowCache:
         assert ctx.dialect is not None
         try:
             result = ctx.dialect.read_response(response.headers, response.body, batch.signature)
+        except InvalidPrediction as wrong:
+            raise self._unfit_answer(ctx, batch, wrong) from wrong
+        return self._apart(ctx, batch, result, rows)
+
+    def _apart(self, ctx: Context, batch: Batch, result: InferResponse, rows: int) -> list[Row]:
+        try:
             return take_apart(result, rows)
         except InvalidPrediction as wrong:
-            self._unfit.add((batch.pool.name, ctx.version))
-            raise UpstreamUnreadable(f"the answer has not one row for each asked: {wrong.message}") from wrong
+            raise self._unfit_answer(ctx, batch, wrong) from wrong
 
-    def _keep(self, ctx: Context, batch: Batch, response: Response, rows: dict[bytes, Row]) -> None:
+    def _unfit_answer(self, ctx: Context, batch: Batch, wrong: InvalidPrediction) -> GatewayError:
+        self._unfit.add((batch.pool.name, ctx.version))
+        return UpstreamUnreadable(f"the answer has not one row for each asked: {wrong.message}")
+
+    def _keep(self, ctx: Context, batch: Batch, headers: Headers, rows: dict[bytes, Row]) -> None:
         batch.known.update(rows)
-        windows = allowed(response.headers, self._windows)
-        if windows is None:
-            self._dissolve(batch)
-            return
-        fields = [field for field in without_body_fields(response.headers) if field[0] not in NOT_KEPT]
-        tags = self._tags + named_tags(response.headers)
-        wall, stored = self._clock.wall(), False
+        windows = allowed(headers, self._windows)
+        if windows is not None:
+            fields = [field for field in without_body_fields(headers) if field[0] not in NOT_KEPT]
+            self._answers.together(lambda: self._land(ctx, batch, windows, fields, headers, rows))
+        self._dissolve(batch, rows)
+
+    def _land(
+        self,
+        ctx: Context,
+        batch: Batch,
+        windows: Windows,
+        fields: Headers,
+        headers: Headers,
+        rows: dict[bytes, Row],
+    ) -> None:
+        """Keep and share rows that may be. headers: all that came with them; fields: those that are kept."""
+        tags = self._tags + named_tags(headers)
+        now, wall, stored = self._clock.now(), self._clock.wall(), False
         for key, row in rows.items():
             body = row.pack()
             if len(body) > self._size:
                 continue
-            kept = Kept(ctx.now, windows, fields, body, dialect=FORM, style="", id=None, tags=tags)
+            kept = Kept(now, windows, fields, body, dialect=FORM, style="", id=None, tags=tags)
             stored = self._answers.keep(key, kept, batch.began, wall) or stored
-            waiter = batch.leading.pop(key, None)
-            if waiter is not None:
-                self._answers.land(key, waiter, kept)
-        if stored:
+            if batch.claims is not None:
+                batch.claims.land(key, kept)
+        if stored and not ctx.cache_status.endswith(STORED):
             ctx.cache_status += STORED
-        self._dissolve(batch)
 
-    def _joined(self, ctx: Context, batch: Batch, response: Response) -> Response:
-        fields, body = self._write(ctx, batch)
+    # Rows that others were to bring, and did not
+
+    def _ask_again(self, ctx: Context, batch: Batch, rows: list[int]) -> None:
+        """Ask for these rows in a call of our own."""
+        assert self._errands is not None
+        batch.asking = True
+        ROWS_KEPT.set(ctx, max(0, (ROWS_KEPT.get(ctx) or 0) - len(rows)))
+        batch.errand = errand = self._errands.ask(ctx, batch.pool, pick(batch.infer, rows))
+        keys = [batch.keys[index] for index in rows]
+        errand.answer.then(
+            lambda said: self._rest_came(ctx, batch, errand, keys, said),
+            lambda error: self._rest_failed(ctx, batch, errand, error),
+        )
+
+    def _rest_came(self, ctx: Context, batch: Batch, errand: Errand, keys: list[bytes], said: Said) -> None:
+        errand.record(ctx)
+        if isinstance(said, Refusal):
+            self._fail(batch, said)
+            return
+        try:
+            rows = self._apart(ctx, batch, said, len(keys))
+        except GatewayError as unfit:
+            self._fail(batch, unfit)
+            return
+        self._keep(ctx, batch, errand.headers, dict(zip(keys, rows, strict=True)))
+        batch.asking = False
+        self._step(ctx, batch)
+
+    def _rest_failed(self, ctx: Context, batch: Batch, errand: Errand, error: Exception) -> None:
+        errand.record(ctx)
+        if isinstance(error, GatewayError):
+            self._fail(batch, error)
+        else:
+            batch.settled.reject(error)
+
+    def _fail(self, batch: Batch, why: GatewayError | Refusal) -> None:
+        batch.failed = why
+        self._release(batch)
+        batch.settled.resolve(None)
+
+    def _joined(self, ctx: Context, batch: Batch, response: Response) -> Eventual[Response]:
+        """Answer with all rows, or with what came of asking for those that were left."""
+        if isinstance(batch.failed, Refusal):
+            ctx.refusal = batch.failed
+            return answer.refused(ctx, batch.failed)
+        if batch.failed is not None:
+            return _failed(ctx, batch.failed)
+        try:
+            fields, body = self._write(ctx, batch)
+        except UpstreamUnreadable as unlike:
+            if batch.repeated or not self._may_ask_again(batch):
+                return _failed(ctx, unlike)
+            return self._repeat(ctx, batch, response)
         return Response(200, [*without_body_fields(response.headers), *fields], body)
+
+    def _repeat(self, ctx: Context, batch: Batch, response: Response) -> Promise[Response]:
+        """Ask for all rows: those that were here are another version's than those that came."""
+        batch.repeated, batch.settled = True, Promise()
+        self._ask_again(ctx, batch, batch.first(batch.keys))
+        return batch.settled.chain(lambda _: self._joined(ctx, batch, response))
+
+    def _may_ask_again(self, batch: Batch) -> bool:
+        return self._errands is not None and not batch.pool.is_graph
 
     def _write(self, ctx: Context, batch: Batch) -> tuple[Headers, bytes]:
         assert ctx.dialect is not None
@@ -450,7 +427,7 @@ class RowCache:
             fields, body = self._write(ctx, batch)
         except UpstreamUnreadable:
             batch.known.clear()
-            return self._fetch(ctx, batch, MISS)
+            return self._fetch(ctx, batch, list(range(len(batch.keys))), MISS)
         ctx.cache_status = status
         age = (b"age", b"%d" % batch.age)
         return Response(200, [*batch.headers, *fields, age], body)
@@ -464,35 +441,21 @@ class RowCache:
             self._release(batch)
 
     def _release(self, batch: Batch) -> None:
-        """Leave all flights; others go on in our place."""
-        leading, batch.leading = batch.leading, {}
-        for key, waiter in leading.items():
-            self._answers.leave(key, waiter)
-        for key, waiter in list(batch.waiting.items()):
-            self._answers.leave(key, waiter)
+        """Leave all flights, others go on in our place; and call off what is under way for us alone."""
+        claims, batch.claims = batch.claims, None
+        if claims is not None:
+            claims.leave()
+        errand, batch.errand = batch.errand, None
+        if errand is not None:
+            errand.cancel()
+        batch.sent = []
 
-    def _dissolve(self, batch: Batch) -> None:
-        """Nothing more can be shared: everybody asks for himself."""
-        leading, batch.leading = batch.leading, {}
-        for key, waiter in leading.items():
-            self._answers.dissolve(key, waiter)
+    def _dissolve(self, batch: Batch, keys: Iterable[bytes]) -> None:
+        """What came of these can't be shared: everybody asks for himself."""
+        if batch.claims is not None:
+            batch.claims.dissolve(keys)
 
 
-def _all_told(leases: list[Eventual[Lease]]) -> Promise[list[Lease]]:
-    """Promise what the store says of all of them."""
-    told: list[Lease] = []
-    all_told: Promise[list[Lease]] = Promise()
-
-    def one(lease: Lease) -> None:
-        told.append(lease)
-        if len(told) == len(leases):
-            all_told.resolve(told)
-
-    for lease in leases:
-        if isinstance(lease, Promise):
-            lease.then(one, lambda _: one(Lease.NOBODYS))
-        else:
-            one(lease)
-    if not leases:
-        all_told.resolve(told)
-    return all_told
+def _failed(ctx: Context, error: GatewayError) -> Response:
+    ctx.error = error
+    return answer.failed(ctx, error)

@@ -38,10 +38,10 @@ from gateway.filters.cache_terms import (
     subject,
     wish_of,
 )
-from gateway.governance.flights import Role
 from gateway.governance.freshness import State
 from gateway.http.message import Response
-from gateway.pipeline.answers import Kept, Landed, Waiter, Windows, tag
+from gateway.pipeline.answers import Kept, Windows, tag
+from gateway.pipeline.claims import Claim
 from gateway.pipeline.context import Context, Slot, Stale
 from gateway.pipeline.errors import GatewayError, Refusal
 from gateway.pipeline.filter import Parts, Rule
@@ -59,18 +59,17 @@ versions between which chance chose, a question so large takes the one that was 
 
 
 class Part:
-    """What one request has to do with the cache. answered: the flight needs nothing more from it."""
+    """What one request has to do with the cache."""
 
-    __slots__ = ("answered", "began", "infer", "key", "leads", "pool", "ttl_left", "waiter")
+    __slots__ = ("began", "claim", "infer", "key", "leads", "pool", "ttl_left")
 
     def __init__(self, key: bytes, infer: InferRequest, pool: Pool | None, began: float) -> None:
         self.key = key
         self.infer = infer
         self.pool = pool  # whose answer belongs under the key
         self.began = began  # s since the epoch
-        self.waiter = Waiter()
+        self.claim: Claim | None = None
         self.leads = False  # it fetches, so its answer is to be kept
-        self.answered = False
         self.ttl_left = 0.0  # s, of what ctx.stale holds: negative
 
 
@@ -248,44 +247,19 @@ class CacheFilter(Filter):
     def _join(self, ctx: Context, part: Part, status: bytes) -> Eventual[Verdict]:
         if ctx.dry:
             return self._go_on(ctx, status)
-        role = self._answers.join(part.key, part.waiter)
-        if role is Role.LEADER and self._answers.shared is not None:
-            return self._in_turn(ctx, part, status)
-        if role is not Role.JOINER:
-            return self._fetch(ctx, part, status)
+        part.claim = claim = Claim(part.key, self._answers, self._clock, self._timers)
         self._part.set(ctx, part)
-        return part.waiter.landed.chain(lambda landed: self._landed(ctx, part, landed, status))
+        taken = claim.take()
+        if not isinstance(taken, Promise):
+            return self._taken(ctx, part, taken, status)
+        return taken.chain(lambda kept: self._taken(ctx, part, kept, status))
 
-    def _landed(self, ctx: Context, part: Part, landed: Landed, status: bytes) -> Eventual[Verdict]:
+    def _taken(self, ctx: Context, part: Part, kept: Kept | None, status: bytes) -> Eventual[Verdict]:
         """What we waited for is here, or we have to fetch it."""
-        if isinstance(landed, Role):
-            if ctx.finished:
-                return None
-            shared = landed is Role.LEADER and self._answers.shared is not None
-            return self._in_turn(ctx, part, status) if shared else self._fetch(ctx, part, status)
-        part.answered = True
-        return None if ctx.finished else self._give(ctx, part.infer, landed, status + COLLAPSED)
-
-    def _in_turn(self, ctx: Context, part: Part, status: bytes) -> Eventual[Verdict]:
-        """Fetch when no other gateway does, or take what it brings."""
-        timers, clock = self._timers, self._clock
-
-        def look() -> Eventual[Kept | None]:
-            return self._answers.newest(part.key, clock.now(), clock.wall())
-
-        turn = None if timers is None else self._answers.turn(part.key, look, self._clock, timers)
-        if not isinstance(turn, Promise):
-            return self._fetch(ctx, part, status)
-        self._part.set(ctx, part)
-        return turn.chain(lambda kept: self._turned(ctx, part, kept, status))
-
-    def _turned(self, ctx: Context, part: Part, kept: Kept | None, status: bytes) -> Eventual[Verdict]:
         if ctx.finished:
             return None
         if kept is None:
             return self._fetch(ctx, part, status)
-        part.answered = True
-        self._answers.land(part.key, part.waiter, kept)
         return self._give(ctx, part.infer, kept, status + COLLAPSED)
 
     def _fetch(self, ctx: Context, part: Part, status: bytes) -> Verdict:
@@ -329,31 +303,35 @@ class CacheFilter(Filter):
 
     # After the attempt
 
-    def on_response(self, ctx: Context, response: Response) -> Response:
+    def on_response(self, ctx: Context, response: Response) -> Eventual[Response]:
         """Keep and share a new answer; say what the cache had to do with it."""
         if self._rows is not None:
-            response = self._rows.on_response(ctx, response)
+            joined = self._rows.on_response(ctx, response)
+            if isinstance(joined, Promise):
+                return joined.chain(lambda late: _labelled(ctx, late))
+            response = joined
         part = self._part.get(ctx)
-        if part is not None and part.leads and not part.answered:
+        if part is not None and part.leads:
             self._conclude(ctx, part, response)
         if ctx.stale is not None and response is ctx.stale.response and part is not None:
             ctx.cache_status = b"headgate; hit; ttl=%d" % part.ttl_left
-        if ctx.cache_status:
-            response.headers.append((b"cache-status", ctx.cache_status))
-        return response
+        return _labelled(ctx, response)
 
     def _conclude(self, ctx: Context, part: Part, response: Response) -> None:
-        part.answered = True
+        part.leads, claim = False, part.claim
         if ctx.error is not None or ctx.refusal is not None or response.status >= 500:
-            self._answers.leave(part.key, part.waiter)
+            if claim is not None:
+                claim.leave()
             return
         kept = self._keepable(ctx, part, response) if ctx.pool is part.pool else None
-        if kept is None:
-            self._answers.dissolve(part.key, part.waiter)
-            return
-        if self._answers.keep(part.key, kept, part.began, self._clock.wall()):
+        if kept is not None and self._answers.keep(part.key, kept, part.began, self._clock.wall()):
             ctx.cache_status += STORED
-        self._answers.land(part.key, part.waiter, kept)
+        if claim is None:
+            return
+        if kept is None:
+            claim.dissolve()
+        else:
+            claim.land(kept)
 
     def _keepable(self, ctx: Context, part: Part, response: Response) -> Kept | None:
         """Return the answer as it is kept, None when it must not be."""
@@ -384,9 +362,8 @@ class CacheFilter(Filter):
         if self._rows is not None:
             self._rows.leave(ctx)
         part = self._part.get(ctx)
-        if part is not None and not part.answered:
-            part.answered = True
-            self._answers.leave(part.key, part.waiter)
+        if part is not None and part.claim is not None:
+            part.claim.leave()
 
     def _noted(self, ctx: Context, verdict: Eventual[Verdict]) -> Eventual[Verdict]:
         if ctx.trail is not None and not isinstance(verdict, Promise):
@@ -412,6 +389,12 @@ class CacheFilter(Filter):
 
 
 # Rendering
+
+
+def _labelled(ctx: Context, response: Response) -> Response:
+    if ctx.cache_status:
+        response.headers.append((b"cache-status", ctx.cache_status))
+    return response
 
 
 def _translate(

@@ -19,11 +19,8 @@ asked for before the purge is not kept afterwards, and one that the shared store
 is announced through the shared store to all who use it; what that store has is believed only once its purges
 are known (`heard`), so that a gateway which has just started gives nothing that was purged before.
 
-Single flight over gateways: the leader of a flight asks the shared store for a lease on the key (`turn`), and
-while another has it looks every few hundredths of a second whether the answer has come. Who gets the lease
-looks once more before it fetches: the one before may have landed meanwhile, and what is in memory may be
-older than what the store has. A lease ends by itself when its holder dies; without the store each gateway
-fetches for itself.
+Over gateways, the leader of a flight asks the shared store for a `lease` on its key. How a request takes part
+in a flight, step by step: claims.py.
 
 Workers of one host without such a store have a memory each; what an unsafe request outdates is told to the
 others by `tell`.
@@ -41,14 +38,12 @@ from gateway.governance.flights import Flights, Role
 from gateway.governance.freshness import Freshness, State
 from gateway.http.message import Headers
 from gateway.pipeline import answer_blobs
-from gateway.pipeline.ports import BlobStore, Clock, Lease, SharedBlobs, Timers
+from gateway.pipeline.ports import BlobStore, Lease, SharedBlobs
 from gateway.pipeline.promise import Eventual, Promise
 
 EVERYTHING: Final = "all"
 MOST_PURGED: Final = 10_000  # tags whose purge is remembered
 SKEW: Final = 1.0  # s by which the clocks of two gateways may differ
-FIRST_LOOK: Final = 0.01  # s after which a waiting gateway looks for the answer; doubles
-LAST_LOOK: Final = 0.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +103,6 @@ class Kept:
 Landed: TypeAlias = Kept | Role
 """What a joiner is told: the answer, or to fetch (as the new leader, or alone)."""
 
-Look: TypeAlias = Callable[[], Eventual[Kept | None]]
-"""Looks for what another gateway brought: something that can be given, or None."""
-
 
 class Waiter:
     """One request in a flight."""
@@ -135,6 +127,7 @@ class AnswerStore:
         "_memory",
         "_purged",
         "_queue",
+        "_steps",
         "blobs",
         "hits",
         "lookups",
@@ -156,6 +149,7 @@ class AnswerStore:
         self._flights: Flights[bytes, Waiter] = Flights()
         self._purged: dict[str, float] = {}  # tag -> s since the epoch
         self._queue: deque[tuple[Waiter, Landed]] = deque()
+        self._steps: deque[Callable[[], None]] = deque()  # once the queue is empty
         self._delivering = False
         self.lookups = 0
         self.hits = 0  # of look-ups: something was there, fresh or stale
@@ -322,16 +316,20 @@ class AnswerStore:
         return self._flights.join(key, waiter)
 
     def land(self, key: bytes, waiter: Waiter, kept: Kept) -> None:
-        """Share the leader's answer with all who wait for it. Who leads no flight shares with nobody."""
+        """Share the leader's answer with all who wait for it. Who leads no flight only leaves it."""
         if self._flights.leader(key) is waiter:
             self._give_back(key, kept.windows.ttl > 0.0)
             self._deliver([(joiner, kept) for joiner in self._flights.land(key)])
+        else:
+            self._flights.leave(key, waiter)
 
     def dissolve(self, key: bytes, waiter: Waiter) -> None:
         """The leader has an answer that can't be shared: everybody fetches for himself."""
         if self._flights.leader(key) is waiter:
             self._give_back(key, False)
             self._deliver([(joiner, Role.ALONE) for joiner in self._flights.land(key)])
+        else:
+            self._flights.leave(key, waiter)
 
     def leave(self, key: bytes, waiter: Waiter) -> None:
         """Go without having brought anything; a leader hands over."""
@@ -362,55 +360,9 @@ class AnswerStore:
                 self._give_back(key, True)
         return lease
 
-    def turn(self, key: bytes, look: Look, clock: Clock, timers: Timers) -> Eventual[Kept | None]:
-        """Wait until it is this gateway's turn to fetch: None; or for what another gateway brought.
-
-        For the leader of a flight, where the store is shared.
-        """
-        if self.shared is None or key in self._leased or not self.trusted:
-            return None
-        told: Promise[Kept | None] = Promise()
-        self._ask(key, look, clock, timers, FIRST_LOOK, told)
-        return told
-
-    def _ask(
-        self,
-        key: bytes,
-        look: Look,
-        clock: Clock,
-        timers: Timers,
-        pause: float,
-        told: Promise[Kept | None],
-    ) -> None:
-        def leased(lease: Lease) -> None:
-            if lease is Lease.THEIRS:
-                timers.punctual(clock.now() + pause, again)
-            elif lease is Lease.OURS:
-                _hand_on(look(), told)
-            else:
-                told.resolve(None)
-
-        def again() -> None:
-            if key in self._leased or not self.is_flying(key):
-                told.resolve(None)
-                return
-            found = look()
-            if isinstance(found, Promise):
-                found.then(looked, told.reject)
-            else:
-                looked(found)
-
-        def looked(kept: Kept | None) -> None:
-            if kept is not None:
-                told.resolve(kept)
-            else:
-                self._ask(key, look, clock, timers, min(LAST_LOOK, 2 * pause), told)
-
-        lease = self.lease(key)
-        if isinstance(lease, Promise):
-            lease.then(leased, told.reject)
-        else:
-            leased(lease)
+    def takes_turns(self, key: bytes) -> bool:
+        """Whether another gateway may be fetching this key; those who lead its flight here ask (`lease`)."""
+        return self.shared is not None and self.trusted and key not in self._leased
 
     def _give_back(self, key: bytes, shared: bool) -> None:
         if key in self._leased:
@@ -418,15 +370,35 @@ class AnswerStore:
             assert self.shared is not None
             self.shared.release(key, shared)
 
+    def together(self, step: Callable[[], None]) -> None:
+        """End several flights in one step: nobody hears of one before all are over."""
+        if self._delivering:
+            step()
+            return
+        self._delivering = True
+        try:
+            step()
+        finally:
+            self._delivering = False
+        self._deliver(())
+
+    def afterwards(self, step: Callable[[], None]) -> None:
+        """Do a step once all have heard what there is to hear now."""
+        self._steps.append(step)
+        self._deliver(())
+
     def _deliver(self, news: Iterable[tuple[Waiter, Landed]]) -> None:
         self._queue.extend(news)
         if self._delivering:
             return
         self._delivering = True
         try:
-            while self._queue:
-                waiter, landed = self._queue.popleft()
-                waiter.landed.resolve(landed)
+            while self._queue or self._steps:
+                if self._queue:
+                    waiter, landed = self._queue.popleft()
+                    waiter.landed.resolve(landed)
+                else:
+                    self._steps.popleft()()
         finally:
             self._delivering = False
 
@@ -461,13 +433,6 @@ class AnswerStore:
 
 def _if_fresh(kept: Kept | None, now: float) -> Kept | None:
     return kept if kept is not None and now < kept.freshness.fresh_until else None
-
-
-def _hand_on(found: Eventual[Kept | None], told: Promise[Kept | None]) -> None:
-    if isinstance(found, Promise):
-        found.then(told.resolve, told.reject)
-    else:
-        told.resolve(found)
 
 
 def tag(kind: str, name: str) -> str:

@@ -17,7 +17,7 @@ from gateway.dialects.errors import InvalidPrediction
 from gateway.dialects.metadata import Signature
 from gateway.dialects.protocol import Dialect
 from gateway.dialects.tensors import InferRequest, InferResponse, Tensor
-from gateway.http.message import Request, Response
+from gateway.http.message import Headers, Request, Response
 from gateway.pipeline.asker import Asker
 from gateway.pipeline.context import Context
 from gateway.pipeline.errors import (
@@ -43,7 +43,7 @@ Said = InferResponse | Refusal
 class Errand(Asker):
     """One prediction asked of one pool. answer: what came of it. ctx: of its tries.
 
-    lost: what of the request had no place in the pool's dialect.
+    lost: what of the request had no place in the pool's dialect. headers: of the answer.
     """
 
     __slots__ = (
@@ -58,6 +58,7 @@ class Errand(Asker):
         "_whole",
         "answer",
         "ctx",
+        "headers",
         "lost",
     )
 
@@ -80,6 +81,7 @@ class Errand(Asker):
         self._kept: Kept | None = None
         self._over = False
         self.lost = losses.NONE
+        self.headers: Headers = []
         self.answer: Promise[Said] = Promise()
 
     def start(self) -> None:
@@ -182,6 +184,7 @@ class Errand(Asker):
         tries, self._tries = self._tries, None
         if tries is not None:
             tries.finish(response)
+        self.headers = response.headers
         try:
             said = self._read(response)
         except GatewayError as error:

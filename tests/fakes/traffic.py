@@ -20,6 +20,7 @@ from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.chain import Chain
 from gateway.pipeline.context import Context
 from gateway.pipeline.directory import Directory
+from gateway.pipeline.errand import Errands
 from gateway.pipeline.errors import GatewayError, UpstreamConnectError
 from gateway.pipeline.exchange import Exchange
 from gateway.pipeline.filter import Filter, FilterKind, Parts, Rule
@@ -116,6 +117,7 @@ class FakeCall:
         self.request = request
         self.sink = sink
         self.cancelled = False
+        self.ended = False  # answered, failed or cancelled
         self.written = b""
 
     def write(self, data: bytes, last: bool, trailers: Headers | None = None) -> None:
@@ -130,13 +132,15 @@ class FakeCall:
     def allow_silence(self, idle: float) -> None: ...
 
     def cancel(self) -> None:
-        self.cancelled = True
+        self.cancelled = self.ended = True
 
     def answer(self, body: bytes = b"{}", status: int = 200, headers: Headers | None = None) -> None:
+        self.ended = True
         fields = [(b"content-type", b"application/json"), *(headers or [])]
         self.sink.on_response(Response(status, fields, body))
 
     def fail(self, error: GatewayError | None = None) -> None:
+        self.ended = True
         self.sink.on_error(error or UpstreamConnectError("refused"))
 
 
@@ -293,6 +297,7 @@ class Traffic:
         )
         self.filters: list[Filter] = []
         self.who: Principal | None = None
+        self.parts.errands = Errands(self._gateway())
 
     def populate(self, pool: str, count: int) -> None:
         facts = [Facts(f"{pool}-{n}", "127.0.0.1", 9000 + n) for n in range(count)]
@@ -356,7 +361,18 @@ class Traffic:
         """Put a request through the real exchange; it goes as far as it can by itself."""
         body = instances([[1, 2]]) if body is None else body
         request = Request(method, path, headers or [], query=query, host=host, body=body, length=len(body))
-        gateway = Gateway(
+        gateway = self._gateway()
+        ctx = Context(request, Peer(address, 5000), gateway.snapshot, self.clock.now())
+        ctx.principal = principal or self.who
+        ctx.dry = dry
+        ctx.deadline = self.clock.now() + timeout
+        down = FakeDownstream()
+        exchange = Exchange(ctx, down, gateway)
+        exchange.start()
+        return Sent(exchange, down)
+
+    def _gateway(self) -> Gateway:
+        return Gateway(
             self._snapshot(),
             upstream=self.upstream,
             clock=self.clock,
@@ -366,14 +382,6 @@ class Traffic:
             observer=self.observer,
             pressure=self.parts.pressure,
         )
-        ctx = Context(request, Peer(address, 5000), gateway.snapshot, self.clock.now())
-        ctx.principal = principal or self.who
-        ctx.dry = dry
-        ctx.deadline = self.clock.now() + timeout
-        down = FakeDownstream()
-        exchange = Exchange(ctx, down, gateway)
-        exchange.start()
-        return Sent(exchange, down)
 
     def _snapshot(self) -> Snapshot:
         pools = list(self.pools.values())

@@ -9,9 +9,7 @@ import pytest
 
 from gateway.config.units import Duration
 from gateway.filters.batch import KIND, Batch, BatchFilter
-from gateway.pipeline.errand import Errands
 from gateway.pipeline.errors import UpstreamReset
-from gateway.pipeline.gateway import Gateway
 from gateway.pipeline.ports import Principal
 from tests.fakes.traffic import V2, FakeCall, Sent, Traffic, inputs
 
@@ -21,17 +19,6 @@ class Batched(Traffic):
 
     def __init__(self, instances: int = 1, **verb: Any) -> None:
         super().__init__({"digits-v1": instances}, speaks="kserve-v2")
-        gateway = Gateway(
-            self._snapshot(),
-            upstream=self.upstream,
-            clock=self.clock,
-            timers=self.timers,
-            ids=self.ids,
-            signatures=self.parts.signatures,
-            observer=self.observer,
-            pressure=self.parts.pressure,
-        )
-        self.parts.errands = Errands(gateway)
         (made,) = self.use(KIND, Batch(**verb))
         assert isinstance(made, BatchFilter)
         self.filter = made

@@ -5,10 +5,13 @@ import math
 import numpy as np
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.config.units import Duration
 from gateway.filters import degrade, throttle
 from gateway.filters.cache import KIND, Cache
+from gateway.http.message import Headers
 from gateway.pipeline.errors import UpstreamReset
 from gateway.pipeline.filter import Rule
 from gateway.stores.memory import MemoryBlobs
@@ -33,14 +36,14 @@ def asked_for(call: FakeCall) -> list[list[float]]:
     return [list(row) for row in np.reshape(flat, (-1, 2)).tolist()]
 
 
-def answer(call: FakeCall) -> None:
+def answer(call: FakeCall, headers: Headers | None = None) -> None:
     """Answer as a model does that labels each row with the sum of its numbers."""
     labels = [int(sum(row)) for row in asked_for(call)]
     if b"/v2/" in call.request.path:
         output = {"name": "label", "datatype": "INT64", "shape": [len(labels)], "data": labels}
-        call.answer(orjson.dumps({"model_name": "digits", "outputs": [output]}))
+        call.answer(orjson.dumps({"model_name": "digits", "outputs": [output]}), headers=headers)
     else:
-        call.answer(orjson.dumps({"predictions": labels}))
+        call.answer(orjson.dumps({"predictions": labels}), headers=headers)
 
 
 def ask(traffic: Traffic, *rows: list[float]) -> Sent:
@@ -183,6 +186,26 @@ def test_who_waits_goes_on_when_the_answer_may_not_be_kept() -> None:
     assert labels(joiner) == [4, 2]
 
 
+def test_all_who_wait_ask_at_once_when_the_answer_may_not_be_kept() -> None:
+    traffic = by_rows()
+    ask(traffic, C)
+    traffic.send(body=instances([A, B, C]))
+    for _ in range(3):
+        traffic.send(body=instances([B, A]))
+    traffic.upstream.calls[1].answer(b'{"predictions": [2, 4]}', headers=[(b"cache-control", b"no-store")])
+    assert len(traffic.upstream.calls) == 2 + 3
+
+
+def test_who_can_ask_only_once_asks_for_all_that_is_not_here() -> None:
+    traffic = by_rows()
+    alone = Traffic(answers=traffic.parts.answers)
+    alone.parts.errands = None  # as little as a graph can it be asked a second time
+    alone.use(KIND, Cache(Duration(30.0), scope="shared", rows=True))
+    traffic.send(body=instances([A, B]))
+    alone.send(body=instances([B, C]))
+    assert asked_for(alone.upstream.calls[0]) == [B, C]
+
+
 def test_every_waiter_is_served_or_led_whatever_happens() -> None:
     traffic = by_rows()
     first = traffic.send(body=instances([A]))
@@ -197,6 +220,148 @@ def test_every_waiter_is_served_or_led_whatever_happens() -> None:
     assert "0 under way" in repr(traffic.parts.answers)
 
 
+def test_overlapping_batches_ask_for_each_row_once() -> None:
+    traffic = by_rows()
+    one = traffic.send(body=instances([A, B]))
+    other = traffic.send(body=instances([B, C, A]))
+    first, second = traffic.upstream.calls
+    assert (asked_for(first), asked_for(second)) == ([A, B], [C])
+    answer(second)
+    assert not other.down.answered, "two of its rows are on their way to another"
+    answer(first)
+    assert (labels(one), labels(other)) == ([2, 4], [4, 6, 2])
+    assert status(other) == b"headgate; fwd=partial; collapsed; stored"
+    assert len(traffic.upstream.calls) == 2
+
+
+def test_what_is_handed_over_while_its_own_call_is_under_way_is_asked_for_after_that() -> None:
+    traffic = by_rows()
+    leader = traffic.send(body=instances([A, B]))
+    other = traffic.send(body=instances([B, C, A]))
+    leader.exchange.on_client_gone()
+    assert len(traffic.upstream.calls) == 2
+    answer(traffic.upstream.calls[1])
+    assert asked_for(traffic.upstream.calls[2]) == [B, A], "in one call"
+    answer(traffic.upstream.calls[2])
+    assert labels(other) == [4, 6, 2]
+    assert "0 under way" in repr(traffic.parts.answers)
+
+
+def test_what_is_handed_over_after_its_own_call_is_asked_for_at_once() -> None:
+    traffic = by_rows()
+    traffic.send(body=instances([A]))
+    other = traffic.send(body=instances([A, B]))
+    answer(traffic.upstream.calls[1])
+    traffic.upstream.calls[0].fail(UpstreamReset("gone"))
+    assert asked_for(traffic.upstream.calls[2]) == [A]
+    answer(traffic.upstream.calls[2])
+    assert labels(other) == [2, 4]
+    assert traffic.observer.errands == [("digits", "digits-v1", "answered")]
+    assert other.exchange.ctx.attempts == 2
+
+
+@pytest.mark.parametrize("says", [b'{"error": "no"}', None, b'{"predictions": [1, 2]}'], ids=str)
+def test_a_second_call_that_fails_is_the_answer_and_leaves_nobody_waiting(says: bytes | None) -> None:
+    traffic = by_rows()
+    traffic.send(body=instances([A]))
+    other = traffic.send(body=instances([A, B]))
+    third = traffic.send(body=instances([A]))
+    answer(traffic.upstream.calls[1])
+    traffic.upstream.calls[0].fail(UpstreamReset("gone"))
+    if says is None:
+        traffic.upstream.calls[2].fail(UpstreamReset("gone"))
+    else:
+        traffic.upstream.calls[2].answer(says, 400 if b"error" in says else 200)
+    assert other.down.status == (422 if says and b"error" in says else 502)
+    answer(traffic.upstream.calls[3])
+    assert labels(third) == [2]
+    assert "0 under way" in repr(traffic.parts.answers)
+
+
+def test_a_second_call_is_called_off_when_its_client_leaves() -> None:
+    traffic = by_rows()
+    traffic.send(body=instances([A]))
+    other = traffic.send(body=instances([A, B]))
+    answer(traffic.upstream.calls[1])
+    traffic.upstream.calls[0].fail(UpstreamReset("gone"))
+    other.exchange.on_client_gone()
+    assert traffic.observer.errands == [("digits", "digits-v1", "dropped")]
+    assert "0 under way" in repr(traffic.parts.answers)
+
+
+def test_what_a_second_call_forbids_to_keep_is_not_kept() -> None:
+    traffic = by_rows()
+    traffic.send(body=instances([A]))
+    other = traffic.send(body=instances([A, B]))
+    answer(traffic.upstream.calls[1])
+    traffic.upstream.calls[0].fail(UpstreamReset("gone"))
+    traffic.upstream.calls[2].answer(b'{"predictions": [2]}', headers=[(b"cache-control", b"no-store")])
+    assert labels(other) == [2, 4]
+    assert status(ask(traffic, B)) == b"headgate; hit"
+    assert status(ask(traffic, A)) == b"headgate; fwd=miss; stored"
+
+
+def test_rows_of_two_versions_make_no_answer_the_batch_is_asked_for_again() -> None:
+    traffic = by_rows(speaks="kserve-v2")
+    traffic.send(V2, inputs([A]))
+    answer(traffic.upstream.calls[0])
+    mixed = traffic.send(V2, inputs([A, B]))
+    for call, rows in ((1, [4]), (2, [2, 4])):
+        output = {"name": "label", "datatype": "INT64", "shape": [len(rows)], "data": rows}
+        told = {"model_name": "digits", "model_version": "2", "outputs": [output]}
+        traffic.upstream.calls[call].answer(orjson.dumps(told))
+    assert asked_for(traffic.upstream.calls[2]) == [A, B]
+    assert (mixed.down.status, labels(mixed)) == (200, [2, 4])
+    again = traffic.send(V2, inputs([B, A]))
+    assert (labels(again), status(again)) == ([4, 2], b"headgate; hit"), "the newer version's are kept"
+
+
+ROWS = [[float(number), 0.0] for number in range(5)]
+EVENTS = st.tuples(
+    st.sampled_from(["ask"] * 4 + ["answer"] * 4 + ["leave", "fail", "refuse"]),
+    st.integers(0, 30),
+    st.lists(st.sampled_from(ROWS), min_size=1, max_size=4),
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(EVENTS, max_size=40), st.booleans())
+def test_whatever_happens_every_batch_is_answered_and_no_row_asked_for_twice(
+    events: list[tuple[str, int, list[list[float]]]], faultless: bool
+) -> None:
+    traffic = by_rows()
+    batches: list[tuple[Sent, list[list[float]]]] = []
+
+    def open_calls() -> list[FakeCall]:
+        return [call for call in traffic.upstream.calls if not call.ended]
+
+    for event, number, rows in events:
+        calls = open_calls()
+        if event == "ask":
+            batches.append((traffic.send(body=instances(rows)), rows))
+        elif event == "leave" and batches and not faultless:
+            batches[number % len(batches)][0].exchange.on_client_gone()
+        elif calls:
+            call = calls[number % len(calls)]
+            if event == "fail" and not faultless:
+                call.fail(UpstreamReset("gone"))
+            elif event == "refuse" and not faultless:
+                answer(call, [(b"cache-control", b"no-store")])
+            else:
+                answer(call)
+    while calls := open_calls():
+        answer(calls[0])
+    for sent, rows in batches:
+        assert sent.exchange.ctx.finished
+        if sent.down.answered and sent.down.status == 200:
+            assert labels(sent) == [sum(row) for row in rows]
+        else:
+            assert not faultless
+    assert "0 under way, 0 waiting" in repr(traffic.parts.answers)
+    asked = [row for call in traffic.upstream.calls for row in asked_for(call)]
+    assert not faultless or len(asked) == len({tuple(row) for row in asked})
+
+
 def test_rows_that_no_instance_computed_are_given_back() -> None:
     traffic = Traffic()
     traffic.use(throttle.KIND, throttle.Throttle.from_text("4 rows/h burst 4"))
@@ -206,6 +371,19 @@ def test_rows_that_no_instance_computed_are_given_back() -> None:
     assert ask(traffic, A, C).down.status == 200  # costs one
     assert ask(traffic, [7.0, 7.0]).down.status == 200  # the fourth
     assert ask(traffic, [8.0, 8.0]).down.status == 429
+
+
+def test_rows_of_a_second_call_are_charged() -> None:
+    traffic = Traffic()
+    traffic.use(throttle.KIND, throttle.Throttle.from_text("4 rows/h burst 4"))
+    traffic.use(KIND, Cache(Duration(30.0), scope="shared", rows=True))
+    leader = traffic.send(body=instances([A]))
+    traffic.send(body=instances([A, B]))
+    leader.exchange.on_client_gone()  # its row is paid for: an instance has it
+    answer(traffic.upstream.calls[1])
+    answer(traffic.upstream.calls[2])  # A and B: with the leader's, three
+    assert ask(traffic, C).down.status == 200
+    assert ask(traffic, [7.0, 7.0]).down.status == 429
 
 
 def test_another_gateway_behind_the_same_store_has_the_rows_too() -> None:
@@ -223,6 +401,10 @@ def test_the_clients_wish_is_respected() -> None:
         traffic.send(body=instances([A]), headers=[(b"cache-control", wish)])
         answer(traffic.upstream.calls[-1])
     assert len(traffic.upstream.calls) == 3
+    traffic.clock.advance(10)
+    for age, calls in ((b"max-age=20", 3), (b"max-age=5", 4)):
+        traffic.send(body=instances([A]), headers=[(b"cache-control", age)])
+        assert len(traffic.upstream.calls) == calls
 
 
 def test_a_dry_run_keeps_and_joins_nothing() -> None:

@@ -132,6 +132,11 @@ async def predict_batch(client: aiohttp.ClientSession) -> None:
     await predict(client, [3 * first, 3 * first + 1, 3 * first + 2])
 
 
+async def predict_overlapping(client: aiohttp.ClientSession) -> None:
+    first = random.randrange(10)
+    await predict(client, [first, first + 1, first + 2])
+
+
 async def predict(client: aiohttp.ClientSession, rows: list[int]) -> None:
     data = [number for row in rows for number in (float(row), 1.0)]
     asked = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [len(rows), 2], "data": data}]}
@@ -148,8 +153,9 @@ async def predict(client: aiohttp.ClientSession, rows: list[int]) -> None:
         ("{ttl: 2s, scope: shared}", predict_one, 0.0),
         ("{ttl: 2s, scope: shared, stale_while_revalidate: 10s}", predict_one, 0.0),
         ("{ttl: 2s, scope: shared, rows: true}", predict_batch, 0.0),
+        ("{ttl: 2s, scope: shared, rows: true}", predict_overlapping, 0.0),
     ],
-    ids=["get", "get-stale", "whole", "whole-stale", "rows"],
+    ids=["get", "get-stale", "whole", "whole-stale", "rows", "rows-overlapping"],
 )
 async def test_two_gateways_of_four_workers_ask_once_per_key_and_ttl(
     tmp_path: Path,
