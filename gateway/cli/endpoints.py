@@ -31,8 +31,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {' > '.join(endpoint['filters'])}")
     for instance in instances:
         print(
-            f"{instance['pool']:<16} {instance['address']:<22} {instance['state']:<18} "
+            f"{instance['pool']:<16} {instance['address']:<22} {_state(instance):<20} "
             f"{instance['in_flight']} in flight, {instance['latency_ms']} ms, "
             f"{instance['successes']} good, {instance['failures']} bad"
         )
     return 0
+
+
+def _state(instance: dict[str, Any]) -> str:
+    """Its state; with its share of an even one where it gets less."""
+    state: str = instance["state"]
+    return f"{state} ({instance['share']:.0%})" if state in ("down_weighted", "doubted") else state

@@ -123,6 +123,13 @@ class Picker(Protocol[C]):
         """What changes slowly has changed at once (a doubt): don't wait for the next look."""
         ...
 
+    def share(self, member: C, now: float) -> float:
+        """Return what a member gets of the calls that it got if it were like the others: 0.0 .. 1.0.
+
+        Weights, zones and slow start are the policy's and don't count.
+        """
+        ...
+
 
 class _Scan(Generic[C]):
     """What the three share: candidates, and who may be picked."""
@@ -135,6 +142,10 @@ class _Scan(Generic[C]):
 
     def look_again(self) -> None:
         """Nothing is kept here that could be out of date."""
+
+    def share(self, member: C, now: float) -> float:
+        """Return what it gets of the calls that it got if it were like the others."""
+        return 1.0 / DOUBT_FACTOR if now < member.doubted_until else 1.0
 
     def _eligible(self, now: float, tried: Sequence[C]) -> list[C]:
         """Return who may be picked, in order: the usable, or in panic everybody, less the tried."""
@@ -305,6 +316,12 @@ class LeastCost(_Scan[C]):
         """Look at what changes slowly before the next pick."""
         self._refresh_at = -inf
 
+    def share(self, member: C, now: float) -> float:
+        """Return what it gets of the calls that it got if it were like the others."""
+        if now >= self._refresh_at:
+            self._refresh(now)
+        return super().share(member, now) * min(1.0, self._median / (member.latency.value or self._median))
+
     # What changes slowly
 
     def _refresh(self, now: float) -> None:
@@ -364,19 +381,19 @@ class TwoChoices(_Scan[C]):
     may be picked is looked at.
     """
 
-    __slots__ = ("_ends", "_refresh_at", "_rng")
+    __slots__ = ("_ends", "_median", "_refresh_at", "_rng")
 
     def __init__(self, members: Sequence[C], *, rng: Callable[[], float], panic: float = 0.5) -> None:
         super().__init__([member for member in members if member.weight > 0], panic)
         self._rng = rng
+        self._median = 1.0
         self._refresh_at = -inf
         self._ends = list(accumulate(member.weight for member in self._members))
 
     def pick(self, key: int, now: float, tried: Sequence[C]) -> C | None:
         """Choose the better of two."""
         if now >= self._refresh_at:
-            self._refresh_at = now + REFRESH
-            _relax(self._members, 0.0, now)
+            self._refresh(now)
         one = self._draw(now, tried, None)
         if one is None:
             return None
@@ -384,6 +401,16 @@ class TwoChoices(_Scan[C]):
         if other is None:
             return one
         return one if _cost(one, now) <= _cost(other, now) else other
+
+    def share(self, member: C, now: float) -> float:
+        """Return what it gets of the calls that it got if it were like the others."""
+        if now >= self._refresh_at:
+            self._refresh(now)
+        return super().share(member, now) * min(1.0, self._median / (member.latency.value or self._median))
+
+    def _refresh(self, now: float) -> None:
+        self._refresh_at = now + REFRESH
+        self._median = _relax(self._members, self._median, now)
 
     def _draw(self, now: float, tried: Sequence[C], beside: C | None) -> C | None:
         if not self._ends:

@@ -23,7 +23,15 @@ from gateway.governance.ejection import Ejector
 from gateway.governance.ewma import Ewma
 from gateway.governance.hedging import Hedging
 from gateway.governance.laggards import Laggards
-from gateway.governance.picker import ConsistentHash, LeastCost, Picker, RoundRobin, TwoChoices, subset
+from gateway.governance.picker import (
+    FAR_SLOWER,
+    ConsistentHash,
+    LeastCost,
+    Picker,
+    RoundRobin,
+    TwoChoices,
+    subset,
+)
 from gateway.governance.reported_load import ReportedLoad
 from gateway.governance.retry_budget import RetryBudget
 from gateway.http.grpc import BLAMING, Status, status_of
@@ -46,6 +54,8 @@ from gateway.pipeline.ports import Clock, Destination, Ids, Timers
 SUCCESS: Final = Outcome.SUCCESS
 IGNORED: Final = Outcome.IGNORED
 
+LITTLE: Final = 1.0 / FAR_SLOWER
+"""Share below which an instance is shown as down-weighted."""
 LONGEST_WAIT = 1.0  # s for a place in a full pool, where neither `queue` nor a target says it
 
 
@@ -354,6 +364,11 @@ class Pool:
         """The limit for critical calls: beyond an adaptive one, never beyond a fixed one."""
         return self._bound if self._limit is None else self._limit.urgent
 
+    def state(self, instance: Instance, now: float) -> str:
+        """Say in one word why calls go to one of its instances, or don't, or hardly do."""
+        said = instance.state(now)
+        return "down_weighted" if said == "up" and self.members.picker.share(instance, now) < LITTLE else said
+
     def usable(self, now: float) -> bool:
         """Tell whether a call may go here now, as far as health and breakers say."""
         return any(instance.usable(now) for instance in self.members.instances)
@@ -563,7 +578,7 @@ class Pool:
         for instance in self.members.instances:
             numbers: dict[str, object] = {
                 "instance": instance.id,
-                "state": instance.state(ctx.now),
+                "state": self.state(instance, ctx.now),
                 "in_flight": instance.in_flight,
                 "latency_ms": round(instance.latency.value * 1000, 3),
                 "chosen": instance is chosen,

@@ -99,6 +99,12 @@ def _instances(snapshot: Snapshot, now: float) -> Iterable[Metric]:
         {key: float(now < one.doubted_until) for key, one in keyed.items()},
     )
     yield gauge(
+        "headgate_instance_share",
+        "What an instance gets of the calls that it got if it were like the others of its pool, 0..1.",
+        labels,
+        {(pool.name, one.id): pool.members.picker.share(one, now) for pool, one in members},
+    )
+    yield gauge(
         "headgate_pool_breaker_open",
         "1 while a pool's own breaker is not closed.",
         ("pool",),

@@ -7,7 +7,11 @@ from collections.abc import Iterable, Sequence
 from gateway.admin.views import View
 
 SUMS = ("in_flight", "successes", "failures")
+LOWEST = ("share",)
 HIGHEST = ("doubted_for", "ejected_for", "breaker_retry_after")
+
+MILD = ("up", "down_weighted", "doubted")
+"""States in which calls go there, by gravity."""
 
 
 def joined_instances(own: Sequence[View], answers: Iterable[object]) -> list[View]:
@@ -31,21 +35,26 @@ def _joined(own: View, views: Sequence[View]) -> View:
     for name in SUMS:
         joined[name] = sum(_number(view[name]) for view in views)
     for name in HIGHEST:
-        joined[name] = max((_number(view[name]) for view in views), default=0.0)
+        joined[name] = max(_number(view[name]) for view in views)
+    for name in LOWEST:
+        joined[name] = min(_number(view[name]) for view in views)
     weights = [max(1.0, _number(view["successes"])) for view in views]
     latency = sum(
         weight * _number(view["latency_ms"]) for weight, view in zip(weights, views, strict=True)
     ) / sum(weights)
     joined["latency_ms"] = round(latency, 3)
-    worst = next((view for view in views if view["state"] != "up"), None)
-    if worst is not None and joined["state"] == "up":
-        joined["state"] = worst["state"]
+    if joined["state"] in MILD:
+        joined["state"] = max((view["state"] for view in (own, *views)), key=_gravity)
     joined["breaker"] = next(
         (view["breaker"] for view in views if view["breaker"] not in (None, "closed")), views[0]["breaker"]
     )
     if joined["breaker"] is None:
         joined["breaker_retry_after"] = None
     return joined
+
+
+def _gravity(state: object) -> int:
+    return MILD.index(state) if state in MILD else len(MILD)
 
 
 def joined_quotas(answers: Iterable[object]) -> View:

@@ -53,7 +53,9 @@ HIGHEST: Final = frozenset(
 )
 """Gauges of which the host has the highest of its processes'."""
 
-LOWEST: Final = frozenset({"headgate_instance_up", "headgate_policies_ok", "headgate_quota_left_ratio"})
+LOWEST: Final = frozenset(
+    {"headgate_instance_up", "headgate_policies_ok", "headgate_instance_share", "headgate_quota_left_ratio"}
+)
 """Gauges of which the host has the lowest. All others add up."""
 
 

@@ -8,8 +8,10 @@
 Whatever spares a sick instance (the ejector, its doubt, the picker, to which a failure is a slow answer), its
 clients notice only how many calls it still gets. So these are counted, in the stubs, and told as the seconds
 in which its even share would have brought as many: 20 s are what clients meet of an instance that is
-out after 20 s. A release's phase is asked of the admin API twenty times a second. Each plays in seven pools,
-or endpoints, at once. Nothing retries and nothing is tuned. Who isn't found counts as the whole time.
+out after 20 s. What an operator sees is told beside it: s until `GET /instances`, asked four times a second,
+shows the sick one as anything but `up`, and the share of the looks at well ones that do. A release's phase is
+asked of the admin API twenty times a second. Each plays in seven pools, or endpoints, at once. Nothing
+retries and nothing is tuned. Who isn't found counts as the whole time.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 
 TRIALS: Final = 7
 RATE: Final = 5.0  # calls/s of an instance
-LOOK: Final = 0.05  # s between two looks at the states
+LOOK: Final = 0.05  # s between two looks at the releases,
+GLANCE: Final = 0.25  # and at the instances: there are seventy
 WELL: Final = Kind("well", 800.0, 8, False, lambda _: 0.01)
 SETTLED: Final = 2.0  # s of health before one falls ill
 ILL: Final = 6.0  # s that a broken one stays so
@@ -90,11 +93,17 @@ class Sick(Backend):
 
 
 class Detected(NamedTuple):
-    """Of each trial. found: s until it was, or of its share; back: s until it was; calls: that it got."""
+    """Of each trial. found: s until it was, or of its share; back: s until it was; calls: that it got.
+
+    shown: s until the admin API showed the sick one as such. blamed: share of the looks at well ones
+    that did.
+    """
 
     found: list[float]
     back: list[float]
     calls: list[int]
+    shown: Sequence[float] = ()
+    blamed: float = 0.0
 
 
 async def _rolled_back(admin: int, until: float) -> dict[str, float]:
@@ -110,6 +119,18 @@ async def _rolled_back(admin: int, until: float) -> dict[str, float]:
                     first.setdefault(one["name"], loop.time())
             await asyncio.sleep(LOOK)
     return first
+
+
+async def _shown(admin: int, until: float) -> list[tuple[float, dict[str, str]]]:
+    """Return what state each address had, at which loop time."""
+    loop = asyncio.get_running_loop()
+    looks: list[tuple[float, dict[str, str]]] = []
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{admin}") as session:
+        while loop.time() < until:
+            async with session.get("/instances") as answer:
+                looks.append((loop.time(), {one["address"]: one["state"] for one in await answer.json()}))
+            await asyncio.sleep(GLANCE)
+    return looks
 
 
 @asynccontextmanager
@@ -145,16 +166,27 @@ async def instances(size: int, share: float, ill: float, seconds: float) -> Dete
             for i, name in enumerate(names)
         )
         ends = (ENDPOINT.format(name=name, sends=f"send: {name}") for name in names)
-        with serving(PAGE.format(pools="\n".join(pools), endpoints="\n".join(ends))) as (port, _):
+        with serving(PAGE.format(pools="\n".join(pools), endpoints="\n".join(ends))) as (port, admin):
             began = asyncio.get_running_loop().time() + 0.1
             sick = made[::size]
             for one in sick:
                 one.begin, one.end = began + SETTLED, began + SETTLED + ill
+            never = began + seconds
+            looking = asyncio.create_task(_shown(admin, never))
             await fire(port, due(names, RATE * size, seconds, rng), began)
-    never = began + seconds
+            looks = await looking
     calls = [one.calls(one.begin, min(one.end, never)) for one in sick]
+    well = [state for _, states in looks for one in made if not one.share for state in [states[one.address]]]
     return Detected(
-        [count / RATE for count in calls], [one.back(never) for one in sick if one.end < never], calls
+        [count / RATE for count in calls],
+        [one.back(never) for one in sick if one.end < never],
+        calls,
+        [
+            next((at for at, states in looks if at >= one.begin and states[one.address] != "up"), never)
+            - one.begin
+            for one in sick
+        ],
+        sum(state != "up" for state in well) / len(well),
     )
 
 
@@ -198,6 +230,8 @@ def report(outcomes: dict[str, Detected]) -> Report:
             round(median(one.back), 2) if one.back else "",
             round(max(one.back), 2) if one.back else "",
             max(one.calls),
+            round(median(one.shown), 2) if one.shown else "",
+            round(max(one.shown), 2) if one.shown else "",
         ]
         for name, one in outcomes.items()
     ]
@@ -205,11 +239,16 @@ def report(outcomes: dict[str, Detected]) -> Report:
     return Report(
         "Detection on loopback: s of its share that a failing instance got; s until a release is gone",
         f"{TRIALS} of each at once; generator, gateway and backends share the machine.",
-        ("scene", "s, or s of share", "most", "back s", "latest back", "calls at most"),
+        ("scene", "s, or s of share", "most", "back s", "latest back", "calls at most", "shown s", "latest"),
         rows,
         (
             Target("a broken instance, latest, s of its share", max(broken.found), "<=", 2.0),
             Target("an instance that fails 5 %, median, s of its share", median(doubtful.found), "<=", 20.0),
+            Target("an instance that fails 5 % is shown, median, s", median(doubtful.shown), "<=", 20.0),
+            Target("a broken instance is shown, latest, s", max(broken.shown), "<=", 2.0),
+            Target(
+                "looks at well ones that show them as ill", max(broken.blamed, doubtful.blamed), "<=", 0.01
+            ),
             Target("a broken release is gone, latest, s", max(release.found), "<=", 10.0),
             Target("calls that a broken release got, at most", max(release.calls), "<=", 20),
             Target("a broken instance that is well is back, median, s", median(broken.back), "<=", 15.0),

@@ -204,6 +204,20 @@ async def test_endpoints_shows_versions_labels_filters_and_instances(
     assert f"127.0.0.1:{behind.port}" in done.out
 
 
+async def test_endpoints_shows_who_gets_less_than_its_share(
+    shell: Shell, tmp_path: Path, behind: Backend
+) -> None:
+    behind.handler = kserve
+    async with running(tmp_path, model_page(behind.port, "    labels: {stable: 1}\n")) as gateway:
+        (instance,) = gateway.worker.snapshot.pools["m"].members.instances
+        instance.doubted_until = float("inf")
+        done = await shell.run("endpoints", "--admin", gateway.admin_url)
+        metrics = gateway.worker.metrics().decode()
+    assert "doubted (10%)" in done.out
+    (share,) = [line for line in metrics.splitlines() if line.startswith("headgate_instance_share{")]
+    assert share.endswith(" 0.1")
+
+
 # Gateways that don't answer as hoped
 
 

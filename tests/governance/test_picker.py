@@ -192,6 +192,34 @@ def test_a_warm_pick_is_the_cheapest_as_if_cold_ones_had_more_calls(table, data)
         assert cost(picked) == pytest.approx(min(map(cost, possible)))
 
 
+@pytest.mark.parametrize("kind", [LeastCost, two_choices])
+def test_the_share_falls_with_latency_and_doubt_and_never_exceeds_one(kind):
+    pool = [Member("1"), Member("2"), Member("3")]
+    for member, latency in zip(pool, (0.005, 0.01, 0.08), strict=True):
+        member.latency.record(latency, 0.0)
+    pool[0].doubted_until = 10.0
+    picker = kind(pool)
+    assert [picker.share(member, 1e-9) for member in pool] == pytest.approx([0.1, 1.0, 0.125])
+
+
+def test_what_the_policy_wants_is_no_lesser_share():
+    pool = [Member("1", weight=1), Member("2", weight=100)]
+    for member in pool:
+        member.latency.record(0.01, 0.0)
+        member.since = 0.0
+    picker = LeastCost(pool, slow_start=60.0, home="b", far=9.0)
+    assert [picker.share(member, 0.1) for member in pool] == pytest.approx([1.0, 1.0])
+    assert [picker.share(member, 0.1) for member in [Member("3")]] == [1.0], "nothing is known of it"
+
+
+def test_turns_and_hashes_heed_doubt_alone():
+    pool = [Member("1"), Member("2")]
+    pool[0].latency.record(9.0, 0.0)
+    pool[1].doubted_until = 10.0
+    for picker in (RoundRobin(pool), ConsistentHash(pool)):
+        assert [picker.share(member, 1.0) for member in pool] == [1.0, 0.1]
+
+
 def test_a_new_instance_warms_up():
     old, new = Member("old", latency=0.01), Member("new", latency=0.01, since=0.0)
     picker = LeastCost([old, new], slow_start=10)

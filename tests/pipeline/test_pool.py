@@ -137,6 +137,25 @@ def test_a_doubted_instance_gets_about_a_tenth_of_its_share(by):
     assert sick.state(1.0) == "doubted"
 
 
+def test_an_instance_is_shown_as_down_weighted_from_its_failure_until_it_has_more_than_a_quarter_again():
+    pool = made(Balance(), "abcd")
+    a, *others = pool.members.instances
+    for instance in pool.members.instances:
+        instance.latency.record(0.01, 0.0)
+    assert pool.state(a, 0.0) == "up"
+    a.in_flight += 1
+    pool.in_flight += 1
+    release(pool, a, ok=False, now=0.1)
+    assert (a.state(0.1), pool.state(a, 0.1)) == ("up", "down_weighted")
+    assert [pool.state(one, 0.1) for one in others] == ["up"] * 3
+    a.ejected_until = 1.0
+    assert pool.state(a, 0.2) == "ejected"
+    a.latency.value = 0.039
+    assert pool.state(a, 1.1) == "up"
+    a.latency.value = 0.041
+    assert pool.state(a, 1.1) == "down_weighted"
+
+
 def test_failures_raise_doubt_and_successes_lift_it():
     pool = made(Balance(), "abcd")
     a, *others = pool.members.instances

@@ -261,6 +261,9 @@ class InOrder:
 
     def look_again(self) -> None: ...
 
+    def share(self, member: Instance, now: float) -> float:
+        return 1.0
+
     def pick(self, key: int, now: float, tried: Sequence[Instance]) -> Instance | None:
         return next((one for one in self.instances if one.usable(now) and one not in tried), None)
 

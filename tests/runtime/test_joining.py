@@ -16,6 +16,7 @@ def view(**fields: object) -> View:
         "failures": 0,
         "latency_ms": 0.0,
         "doubted_for": 0.0,
+        "share": 1.0,
         "ejected_for": 0.0,
         "breaker": "closed",
         "breaker_retry_after": 0.0,
@@ -45,6 +46,16 @@ def test_the_worst_that_a_worker_sees_is_shown() -> None:
     )
     assert (joined["state"], joined["breaker"]) == ("breaker_open", "open")
     assert (joined["breaker_retry_after"], joined["ejected_for"]) == (4.0, 2.0)
+
+
+def test_who_gets_less_from_one_worker_is_shown_so_unless_another_sees_worse() -> None:
+    shunned = view(state="down_weighted", share=0.02)
+    (joined,) = joined_instances([view()], [[view()], [shunned]])
+    assert (joined["state"], joined["share"]) == ("down_weighted", 0.02)
+    (joined,) = joined_instances([view()], [[shunned], [view(state="ejected")], [view(state="doubted")]])
+    assert joined["state"] == "ejected"
+    (joined,) = joined_instances([view(state="unhealthy")], [[shunned]])
+    assert joined["state"] == "unhealthy"
 
 
 def test_who_is_there_is_the_supervisors_to_say() -> None:

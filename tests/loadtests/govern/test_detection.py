@@ -31,8 +31,8 @@ def test_each_path_is_asked_for_at_its_rate():
 
 
 GOOD = {
-    "broken": Detected([0.2, 0.4], [5.0, 9.0], [1, 2]),
-    "doubtful": Detected([4.0, 30.0, 11.0], [], [20, 150, 55]),
+    "broken": Detected([0.2, 0.4], [5.0, 9.0], [1, 2], [0.5, 0.7]),
+    "doubtful": Detected([4.0, 30.0, 11.0], [], [20, 150, 55], [4.0, 50.0, 19.0], 0.009),
     "release": Detected([1.0, 2.0], [], [5, 6]),
 }
 
@@ -40,12 +40,23 @@ GOOD = {
 @pytest.mark.parametrize(
     ("scene", "bad", "missed"),
     [
-        ("broken", Detected([0.2, 2.2], [5.0, 9.0], [1, 11]), 1),
-        ("broken", Detected([0.2, 0.2], [16.0, 20.0], [1, 1]), 1),
-        ("doubtful", Detected([21.0, 30.0, 11.0], [], [105, 150, 55]), 1),
+        ("broken", Detected([0.2, 2.2], [5.0, 9.0], [1, 11], [0.5]), 1),
+        ("broken", Detected([0.2, 0.2], [16.0, 20.0], [1, 1], [0.5]), 1),
+        ("broken", Detected([0.2, 0.4], [5.0, 9.0], [1, 2], [0.5, 2.2]), 1),
+        ("doubtful", Detected([21.0, 30.0, 11.0], [], [105, 150, 55], [4.0]), 1),
+        ("doubtful", Detected([4.0, 30.0, 11.0], [], [20, 150, 55], [4.0, 50.0, 21.0]), 1),
+        ("doubtful", Detected([4.0, 30.0, 11.0], [], [20, 150, 55], [4.0], 0.02), 1),
         ("release", Detected([1.0, 12.0], [], [5, 21]), 2),
     ],
-    ids=["found late", "back late", "doubted late", "released too far"],
+    ids=[
+        "found late",
+        "back late",
+        "shown late",
+        "doubted late",
+        "doubt shown late",
+        "well ones blamed",
+        "released too far",
+    ],
 )
 def test_what_is_late_misses_its_target(tmp_path, scene, bad, missed):
     assert all(target.holds for target in report(GOOD).targets)
