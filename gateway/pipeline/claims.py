@@ -223,7 +223,7 @@ class Claims:
 
     def dissolve(self, keys: Iterable[bytes]) -> None:
         """What was fetched can't be shared; nothing for keys that have landed."""
-        claims = [claim for key in keys if (claim := self._claims.pop(key, None)) is not None]
+        claims = [self._claims.pop(key) for key in keys if key in self._claims]
         self._answers.together(lambda: _each(claims, True))
 
     def leave_theirs(self) -> None:
