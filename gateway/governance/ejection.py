@@ -202,6 +202,8 @@ class Ejector:
         track.on_probation = False
         if track.relapses and now >= track.out_until + track.out_for:
             track.relapses = 0
+        if not track.suspect:
+            return  # nothing speaks against it, so a success can't weaken anything
         if now >= track.compared_at + REFRESH:
             q0 = self._compare(track, now)
             track.steps_down = [log((1 - min(WORST, ratio * q0)) / (1 - q0)) for ratio in RATIOS]
@@ -228,13 +230,14 @@ class Ejector:
         for other in self._tracks.values():
             if other is track or now < other.out_until:
                 continue
-            weight = exp(min(0.0, other.since - now) / FORGET)
+            weight = exp((other.since - now) / FORGET) if other.since < now else 1.0
             calls += other.calls * weight + other.successes
             failures += other.failures * weight
             if now - other.heard_at < HEARD:
-                recent += other.recent
-                worst = max(worst, other.recent)
                 heard += 1
+                recent += other.recent
+                if other.recent > worst:
+                    worst = other.recent
         share = (failures + 0.5) / (calls + 100.0)  # a prior of 0.5 %, worth a hundred calls
         if heard > 2:  # one that failed just now says nothing of everybody
             recent, heard = recent - worst, heard - 1

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heapify, heapreplace
-from math import inf, log
+from math import exp, inf
 from random import Random
 from statistics import fmean, median, pstdev
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -198,8 +198,8 @@ def _poisson(mean: float, rng: Random) -> int:
     """A Poisson number; by its normal limit above 30."""
     if mean > 30.0:
         return max(0, round(rng.gauss(mean, mean**0.5)))
-    count, left = 0, mean
-    while (left := left + log(1.0 - rng.random())) > 0.0:
+    count, drawn, least = 0, 1.0, exp(-mean)
+    while (drawn := drawn * (1.0 - rng.random())) > least:
         count += 1
     return count
 
