@@ -39,12 +39,13 @@ check: $(VENV)/.test  ## the same without slow tests: the loop of a working day
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -rs -m "not slow"
 
+PEER_TESTS := tests/integration/test_model_servers.py tests/integration/test_failing_model_servers.py
 test-peers: $(VENV)/.test  ## real Triton, MLServer, KServe, TorchServe, MMS, Paddle and clients (downloads 3 GB)
 	@$(BIN)/python -m tests.services.peers.install --into .venv
 	@rm -f .venv/peers.jsonl
-	@HEADGATE_PEERS=$(CURDIR)/.venv HEADGATE_PEERS_TABLE=$(CURDIR)/.venv/peers.jsonl $(BIN)/python -m pytest -rs tests/integration/test_model_servers.py
+	@HEADGATE_PEERS=$(CURDIR)/.venv HEADGATE_PEERS_TABLE=$(CURDIR)/.venv/peers.jsonl $(BIN)/python -m pytest -rs $(PEER_TESTS)
 	@unshare -n sh -c 'ip link set lo up && exec env HEADGATE_PEERS_NAMESPACE=1 HEADGATE_PEERS=$(CURDIR)/.venv \
-		HEADGATE_PEERS_TABLE=$(CURDIR)/.venv/peers.jsonl $(BIN)/python -m pytest -rs -k paddle tests/integration/test_model_servers.py' \
+		HEADGATE_PEERS_TABLE=$(CURDIR)/.venv/peers.jsonl $(BIN)/python -m pytest -rs -k paddle $(PEER_TESTS)' \
 		|| echo "PaddleServing binds every address and wants a network namespace of its own (unshare -n, as root)"
 	@$(BIN)/python -m tests.services.peers.table .venv/peers.jsonl docs/peers.md
 

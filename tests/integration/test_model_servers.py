@@ -11,13 +11,10 @@ from which tests/services/peers/table.py writes docs/peers.md.
 from __future__ import annotations
 
 import json
-import os
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -35,15 +32,13 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from tests.integration.test_grpc import off
-from tests.runtime.running import running, until
+from tests.runtime.running import running
 from tests.services.peers.install import home
-from tests.services.peers.servers import INTO, SERVERS, Server, is_installed
+from tests.services.peers.servers import INTO, Server, is_installed
 
 ROWS = [[1.5, 2.0], [4.0, 3.0]]
 WRONG = [[1.0, 2.0, 3.0]]
 Y, N = [[3.0, 4.0], [8.0, 6.0]], [1, 0]
-CONSTANT = ([[0, 0], [0, 0]], [0, 0])  # what `degrade` predicts for two rows
-INSIDE = os.environ.get("HEADGATE_PEERS_NAMESPACE") == "1"
 
 
 class Refused(Exception):
@@ -268,25 +263,6 @@ NOT_SPOKEN = {"kserve-v1": {"TF Serving, columns"}, "MLServer kserve-v2": {"V2, 
 # Servers
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(name, marks=pytest.mark.service("triton")) if name == "triton" else name
-        for name in SERVERS
-    ],
-)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    name = request.param
-    if name not in ("triton", "fastapi") and "HEADGATE_PEERS" not in os.environ:
-        pytest.skip("make test-peers runs this")
-    if name != "fastapi" and not is_installed(name):
-        pytest.skip(f"{name} is not installed: make test{'' if name == 'triton' else '-peers'}")
-    if (name == "paddle") is not INSIDE:
-        pytest.skip("PaddleServing, and nothing else, runs in a network namespace of its own")
-    with SERVERS[name](tmp_path_factory.mktemp(name)) as started:
-        yield started
-
-
 @pytest.fixture(scope="module", autouse=True)
 def stubs() -> Iterator[None]:
     """TensorFlow Serving's own client stubs."""
@@ -300,11 +276,7 @@ def stubs() -> Iterator[None]:
 
 def record(server: Server, speaks: str, outcomes: dict[str, str]) -> None:
     """Keep what happened, for the table in docs/."""
-    place = os.environ.get("HEADGATE_PEERS_TABLE")
-    if place:
-        line = {"server": server.name, "version": server.version, "speaks": speaks, "outcomes": outcomes}
-        with Path(place).open("a") as table:
-            table.write(json.dumps(line) + "\n")
+    server.record({"speaks": speaks, "outcomes": outcomes})
 
 
 @pytest.mark.timeout(300)
@@ -353,66 +325,10 @@ def outcome(ask: Asked, port: int) -> str:
     return "ok, bad input taken"
 
 
-@pytest.mark.timeout(300)
-async def test_a_server_that_hangs_or_dies_is_found_out_and_found_again(
-    server: Server, tmp_path: Path
-) -> None:
-    """Last in this file: the server is killed at its end."""
-    speaks = next(iter(server.pools))
-    if speaks == "http":
-        pytest.skip("an API of its own is checked by a path of its own (tests/upstream/test_health.py)")
-    unchecked = speaks.startswith("paddle")  # it has no health at all; the breaker and the ejector are left
-    page = server.page(speaks)
-    if not unchecked:
-        checks = "every: 200ms, timeout: 500ms, unhealthy_after: 2, healthy_after: 1"
-        page = page.replace("health: {", f"health: {{{checks}, ") if "health: {" in page else page.replace(
-            f"speaks: {speaks}", f"speaks: {speaks}, health: {{{checks}}}"
-        )  # fmt: skip
-    lesser = "{when: [breaker_open, timeout, unavailable], steps: [{predict: {y: [0, 0], n: 0}}]}"
-    page += f"    timeout: 2s\n    degrade: {lesser}\n"
-    async with running(tmp_path, page) as gateway:
-        port = gateway.worker.http_address[1]
-        (instance,) = gateway.worker.snapshot.pools["peer"].members.instances
-        assert (
-            await off(partial(outcome, tfs_rows, port)) in ("ok", "ok, its own error")
-            or speaks == "kserve-v1"
-        )
-        os.killpg(server.process.pid, signal.SIGSTOP)  # it accepts, and says nothing
-        try:
-            assert await off(partial(tfs_rows, port, ROWS)) == CONSTANT  # within the timeout
-            if not unchecked:
-                await until(lambda: not instance.healthy, 15)
-                assert await off(partial(tfs_rows, port, ROWS)) == CONSTANT
-        finally:
-            os.killpg(server.process.pid, signal.SIGCONT)
-        if not unchecked:
-            await until(lambda: instance.healthy, 30)
-            y, n = await off(partial(again, port, 20))
-            assert (y, np.ravel(n).tolist()) == (Y, N)  # MLServer makes [2] a [2, 1]
-        os.killpg(server.process.pid, signal.SIGKILL)
-        server.process.wait(10)
-        assert await off(partial(tfs_rows, port, ROWS)) == CONSTANT
-        assert instance.failures > 0
-
-
-def again(port: int, seconds: float) -> tuple[Any, Any]:
-    """Ask until the server itself answers: an ejection or a breaker may outlast its recovery for a while."""
-    end = time.monotonic() + seconds
-    while True:
-        said = tfs_rows(port, ROWS)
-        if said[0] == Y or time.monotonic() > end:
-            return said
-        time.sleep(0.3)
-
-
 async def untranslated(server: Server, folder: Path) -> None:
     """An API of its own passes as it is."""
-    page = (
-        f"pools:\n  peer: {{instances: ['127.0.0.1:{server.pools['http']}'], speaks: http}}\n"
-        "endpoints:\n  own:\n    match: /predict\n    send: peer\n    authenticate: none\n"
-    )
     async with (
-        running(folder, page) as gateway,
+        running(folder, server.page("http")) as gateway,
         gateway.http.post("/predict", json={"x": ROWS}, timeout=aiohttp.ClientTimeout(30)) as answered,
     ):
         assert answered.status == 200, await answered.text()

@@ -20,9 +20,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from tests.services.etcd import free_port
 from tests.services.peers.install import home
@@ -41,30 +43,118 @@ def double(x):
 """
 
 
+class Process:
+    """A server's process group. It can hang, be killed, and start again on the same ports."""
+
+    def __init__(
+        self, folder: Path, command: list[str | Path], env: Mapping[str, str], ready: Callable[[], bool]
+    ) -> None:
+        self._folder = folder
+        self._command = command
+        self._env = env
+        self._ready = ready
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The first process, and the group."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Return once it says that it is ready; AssertionError with the end of its log otherwise."""
+        (self._folder / "tmp" / ".model_server.pid").unlink(missing_ok=True)  # MMS takes a zombie for itself
+        log = self._folder / "log"
+        with log.open("ab") as out:
+            env = {**os.environ, **self._env}
+            process = self._process = subprocess.Popen(
+                self._command, cwd=self._folder, env=env, stdout=out, stderr=out, start_new_session=True
+            )
+        end = time.monotonic() + 90
+        while not self._ready():
+            assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+            assert time.monotonic() < end, log.read_text(errors="replace")[-3000:]
+            time.sleep(0.3)
+
+    def hang(self) -> None:
+        """From now on it accepts connections and says nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Hang no longer."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once; nobody listens any more."""
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait(10)
+
+    def end(self) -> None:
+        """Ask it to end, and make it."""
+        if self._process is None:
+            return
+        for number in (signal.SIGCONT, signal.SIGTERM, signal.SIGKILL):
+            try:
+                self._signal(number)
+                if number is not signal.SIGCONT:
+                    self._process.wait(10)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Signal its group, and what it started in groups of their own (BentoML's workers)."""
+        strays: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.pid).children(recursive=True)
+            strays = [one for one in children if os.getpgid(one.pid) != self.pid]
+        os.killpg(self.pid, number)
+        for stray in strays:
+            with suppress(psutil.NoSuchProcess):
+                stray.send_signal(number)
+
+
 @dataclass
 class Server:
     """One running server.
 
-    pools: `speaks` -> port. settings: more of the pool's. mute: protocols in which the server says of a
-    client's mistake nothing but that something failed, so that only the gateway can tell (`validate`).
+    pools: `speaks` -> port. settings: more of the pool's. health: where its readiness is asked for, if not by
+    its protocol. mute: protocols in which the server says of a client's mistake nothing but that something
+    failed, so that only the gateway can tell (`validate`).
     """
 
     name: str
     version: str
-    process: subprocess.Popen[bytes]
+    process: Process
     pools: dict[str, int]
     settings: dict[str, str] = field(default_factory=dict)
+    health: dict[str, str] = field(default_factory=dict)
     mute: frozenset[str] = frozenset()
 
-    def page(self, speaks: str) -> str:
-        """The policy file of an endpoint `double` in front of it."""
-        more = self.settings.get(speaks, "")
-        verbs = "    validate: true\n" if speaks in self.mute else ""
+    def page(self, speaks: str, pool: str = "", health: str = "", verbs: str = "", beside: int = 0) -> str:
+        """The policy file of an endpoint `double` in front of it.
+
+        pool, health, verbs: more of each. beside: the port of a second instance.
+        """
+        instances = ", ".join(f"'127.0.0.1:{port}'" for port in (self.pools[speaks], beside) if port)
+        checks = ", ".join(text for text in (self.health.get(speaks, ""), health) if text)
+        more = f", {self.settings[speaks]}" if speaks in self.settings else ""
+        more += f", health: {{{checks}}}" if checks else ""
+        more += f", {pool}" if pool else ""
+        asked = "match: /predict" if speaks == "http" else "model: double"
+        validate = "    validate: true\n" if speaks in self.mute else ""
         return (
-            f"pools:\n  peer: {{instances: ['127.0.0.1:{self.pools[speaks]}'], speaks: {speaks}{more}}}\n"
-            "endpoints:\n  double:\n    model: double\n    send: peer\n    authenticate: none\n"
-            f"    safe_to_retry: true\n{verbs}"
+            f"pools:\n  peer: {{instances: [{instances}], speaks: {speaks}{more}}}\n"
+            f"endpoints:\n  double:\n    {asked}\n    send: peer\n    authenticate: none\n"
+            f"    safe_to_retry: true\n{validate}{verbs}"
         )
+
+    def record(self, seen: Mapping[str, object]) -> None:
+        """Append what was seen of it to HEADGATE_PEERS_TABLE, from which table.py writes docs/peers.md."""
+        place = os.environ.get("HEADGATE_PEERS_TABLE")
+        if place:
+            with Path(place).open("a") as table:
+                table.write(json.dumps({"server": self.name, "version": self.version, **seen}) + "\n")
 
 
 def is_installed(name: str) -> bool:
@@ -100,26 +190,13 @@ def low_port() -> int:
 @contextmanager
 def _running(
     folder: Path, command: list[str | Path], env: Mapping[str, str], ready: Callable[[], bool]
-) -> Iterator[subprocess.Popen[bytes]]:
-    log = folder / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **env}, stdout=out, stderr=out, start_new_session=True
-        )
+) -> Iterator[Process]:
+    process = Process(folder, command, env, ready)
     try:
-        end = time.monotonic() + 90
-        while not ready():
-            assert process.poll() is None, log.read_text(errors="replace")[-3000:]
-            assert time.monotonic() < end, log.read_text(errors="replace")[-3000:]
-            time.sleep(0.3)
+        process.start()
         yield process
     finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, number)
-                process.wait(10)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
+        process.end()
 
 
 # Triton, the native server of NVIDIA's wheel, with a model of its Python backend
@@ -377,10 +454,11 @@ def torchserve(folder: Path) -> Iterator[Server]:
     ]
     ready = f"http://127.0.0.1:{management}/models/double"
     with _running(folder, command, env, lambda: answers(ready, lambda body: READY in body)) as process:
-        told = f', signature: "{SIGNATURE}"'
-        settings = {"torchserve": f"{told}, health: {{port: {management}}}", "torchserve-grpc": told}
+        told = f'signature: "{SIGNATURE}"'
+        settings = {"torchserve": told, "torchserve-grpc": told}
+        health = {"torchserve": f"port: {management}"}
         pools = {"torchserve": http, "torchserve-grpc": grpc}
-        yield Server("TorchServe", version_of("torchserve", "torchserve"), process, pools, settings)
+        yield Server("TorchServe", version_of("torchserve", "torchserve"), process, pools, settings, health)
 
 
 @contextmanager
@@ -413,9 +491,10 @@ def mms(folder: Path) -> Iterator[Server]:
     ]
     ready = f"http://127.0.0.1:{management}/models/double"
     with _running(folder, command, env, lambda: answers(ready, lambda body: READY in body)) as process:
-        settings = {"multi-model-server": f', signature: "{SIGNATURE}", health: {{port: {management}}}'}
-        version = version_of("mms", "multi-model-server")
-        yield Server("multi-model-server", version, process, {"multi-model-server": http}, settings)
+        name = "multi-model-server"
+        settings = {name: f'signature: "{SIGNATURE}"'}
+        health = {name: f"port: {management}"}
+        yield Server(name, version_of("mms", name), process, {name: http}, settings, health)
 
 
 # PaddleServing's pipeline
@@ -462,7 +541,7 @@ def paddle(folder: Path) -> Iterator[Server]:
 
     command: list[str | Path] = [home("paddle", INTO) / "bin" / "python", "served.py"]
     with _running(folder, command, {}, ready) as process:
-        told = f', signature: "{SIGNATURE}"'
+        told = f'signature: "{SIGNATURE}"'
         settings = {"paddle-pipeline": told, "paddle-pipeline-grpc": told}
         pools = {"paddle-pipeline": http, "paddle-pipeline-grpc": grpc}
         version = version_of("paddle", "paddle-serving-server")
@@ -534,7 +613,13 @@ def litserve(folder: Path) -> Iterator[Server]:
     (folder / "served.py").write_text(NUMBERS + LITSERVE_SERVER)
     command: list[str | Path] = [home("litserve", INTO) / "bin" / "python", "served.py", str(port)]
     with _running(folder, command, {}, lambda: answers(f"http://127.0.0.1:{port}/health")) as process:
-        yield Server("LitServe", version_of("litserve", "litserve"), process, {"http": port})
+        yield Server(
+            "LitServe",
+            version_of("litserve", "litserve"),
+            process,
+            {"http": port},
+            health={"http": "path: /health"},
+        )
 
 
 @contextmanager
@@ -547,7 +632,13 @@ def bentoml(folder: Path) -> Iterator[Server]:
                                  "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
     env = {"BENTOML_DO_NOT_TRACK": "1", "BENTOML_HOME": str(folder)}
     with _running(folder, command, env, lambda: answers(f"http://127.0.0.1:{port}/readyz")) as process:
-        yield Server("BentoML", version_of("bentoml", "bentoml"), process, {"http": port})
+        yield Server(
+            "BentoML",
+            version_of("bentoml", "bentoml"),
+            process,
+            {"http": port},
+            health={"http": "path: /readyz"},
+        )
 
 
 @contextmanager
@@ -559,7 +650,7 @@ def fastapi(folder: Path) -> Iterator[Server]:
     (folder / "served.py").write_text(NUMBERS + FASTAPI_SERVER)
     command: list[str | Path] = [sys.executable, "served.py", str(port)]
     with _running(folder, command, {}, lambda: answers(f"http://127.0.0.1:{port}/health")) as process:
-        yield Server("FastAPI", version("fastapi"), process, {"http": port})
+        yield Server("FastAPI", version("fastapi"), process, {"http": port}, health={"http": "path: /health"})
 
 
 SERVERS = {

@@ -1,4 +1,4 @@
-"""Write docs/peers.md from what tests/integration/test_model_servers.py saw.
+"""Write docs/peers.md from what tests/integration/test_[failing_]model_servers.py saw.
 
 python -m tests.services.peers.table OUTCOMES.jsonl docs/peers.md
 """
@@ -25,6 +25,24 @@ own client of its C++ server, requests, httpx.
 
 {table}
 
+## When they fail
+
+Two clients go on asking, with a timeout of 0.5 s, while a server is stopped (hangs), works for 0.1 s after
+each 1.5 s of nothing (crawls), is killed and started twice (crashes); then one of two is stopped, and killed.
+Nobody was told anything but the numbers or the policy's constant answer, nor waited longer than the timeout;
+where one of two failed, nobody was told anything but the numbers. Seconds until the gateway left the server
+alone → until it answered clients again, once it could.
+
+{failing}
+
+- Left alone after two bad readiness checks, one every 0.2 s (hangs, crashes); three failures in a row, by the
+  breaker (crawls), which probes after 0.5 s, 1 s, 2 s, …; two that are doubted, or one where nobody listens,
+  by the ejector (one of two).
+- A server that starts gets no call before it is ready. PaddleServing has no readiness: it is tried again and
+  again, and those who try get the constant answer.
+
+## Notes
+
 - The KServe SDK says nothing but "Internal server error" over gRPC, whatever failed; its endpoint has
   `validate: true`, so that the gateway tells a client's mistake before the server is asked.
 - TorchServe, MMS and PaddleServing tell no signature; their pools write one (`signature:`).
@@ -39,19 +57,36 @@ own client of its C++ server, requests, httpx.
 """
 
 
+FAULTS = ("hangs", "crawls", "crashes", "one of two hangs", "one of two dies")
+
+
 def write(lines: list[dict[str, object]], date: str) -> str:
     """Return the page."""
+    spoken = [line for line in lines if "outcomes" in line]
+    failing = [line for line in lines if "fault" in line]
+    return HEAD.format(date=date, table=_spoken(spoken), failing=_failing(failing))
+
+
+def _spoken(lines: list[dict[str, object]]) -> str:
     clients = list(dict.fromkeys(name for line in lines for name in _outcomes(line) if name != "its own"))
-    rows = [
-        ["server", "version", "`speaks:`", *clients],
-        ["---"] * (3 + len(clients)),
-    ]
+    rows = [["server", "version", "`speaks:`", *clients], ["---"] * (3 + len(clients))]
     for line in lines:
         said = _outcomes(line)
         own = "✓ its own API" if "its own" in said else ""
         told = [SHORT.get(said[name], "✗") if name in said else "" for name in clients]
         rows.append([str(line["server"]), str(line["version"]), f"{line['speaks']} {own}".strip(), *told])
-    return HEAD.format(date=date, table="\n".join(f"| {' | '.join(row)} |" for row in rows))
+    return _table(rows)
+
+
+def _failing(lines: list[dict[str, object]]) -> str:
+    seen = {(line["server"], line["fault"]): f"{line['out']:.1f} → {line['back']:.1f}" for line in lines}
+    servers = list(dict.fromkeys(str(line["server"]) for line in lines))
+    rows = [[server, *(seen.get((server, fault), "✗") for fault in FAULTS)] for server in servers]
+    return _table([["server", *FAULTS], ["---"] * (1 + len(FAULTS)), *rows])
+
+
+def _table(rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _outcomes(line: dict[str, object]) -> dict[str, str]:
