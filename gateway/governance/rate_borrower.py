@@ -3,7 +3,9 @@
 What a holder wants is its demand, counted per window and smoothed, taken as it is when it moves by more than
 noise can. A share is renewed at half its life, at once when demand moved, and handed back when nobody asks
 for it any more. A holder that ran dry asks for more at once, and then with growing pauses while all of the
-rate is out: what it is denied costs nobody a message. One that hoards much gives some back when it renews.
+rate is out: what it is denied costs nobody a message. Where demand is about the limit it asks more often, for
+then chance has left what it lacks with another, who gives back what is above FILL as soon as it is full.
+When all begin at once, the first to speak gets more than is fair, so a new share is renewed soon.
 A bucket that is too small to be lent, to so many holders or at all, or an `exact` one, is asked for each
 request; what was denied is not asked again before it can pass.
 """
@@ -13,19 +15,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf, sqrt
 
-from gateway.governance.rate_leases import FILL, HEADROOM, LEAST, SHARE, TTL, Draw, Word
+from gateway.governance.rate_leases import FILL, HEADROOM, TTL, Draw, Word
 from gateway.governance.token_bucket import UNLIMITED, Spending, Verdict
 
 WINDOW = 0.05  # s over which demand is counted
 SMOOTH = 0.1  # weight of the newest window
-FIRST_PAUSE = 0.03  # s between two asks of a holder that ran dry
-LONGEST_PAUSE = 0.2  # s
+FIRST_PAUSE = 0.03  # s between two asks of a holder whose demand moves
+DRY_PAUSE = 0.06  # s between two asks of one that ran dry by chance
+LONGEST_PAUSE = 0.2  # s, where demand is far above the limit
+NEAR = 0.9  # of a want that is met: demand is about the limit
 IDLE = 0.03  # s without a spending after which a share goes back
+IDLE_SPENDINGS = 9.0  # nor before so many might have come
 WORTH = 20.0  # tokens/s: a smaller demand is asked request by request
 EXACT = b"exact "  # a key that begins so is never lent
 SMALL_RATE = 50.0  # tokens/s: a slower bucket is never lent, each of its requests is decided exactly
 SMALL_BURST = 16.0  # tokens: nor is a smaller one
 RICH = 0.7  # of its cap: a holder with more gives back what is above FILL when it renews
+YOUNG, YOUNG_PAUSE = 0.3, 0.1  # s: a new share is renewed so often, for the others begin, too
+FULL = 0.97  # of its cap: … and now, for what comes in would be lost
+FULL_PAUSE = 0.12  # s between two such returns
 TINY = 1e-9
 
 
@@ -45,6 +53,7 @@ class _Share:
         "flow",
         "is_small",
         "key",
+        "lent_at",
         "pause",
         "rate",
         "remaining",
@@ -64,6 +73,7 @@ class _Share:
         self.flow = 0.0
         self.cap = 0.0
         self.expires = -inf
+        self.lent_at = -inf  # when the flow began
         self.demand = 0.0  # tokens/s
         self.counted = 0.0  # asked for in the window
         self.window_from = now
@@ -181,17 +191,19 @@ class RateBorrower:
                 continue
             share.accrue(now)
             share.remaining = word.remaining if draw is draws[word.binding] else share.remaining
+            if given.flow and not share.flow:
+                share.lent_at = now
             share.flow, share.cap = given.flow, given.cap
             share.tokens = min(share.cap, share.tokens + given.tokens)
             share.expires = sent + TTL if given.flow else -inf
             if given.flow:
                 self._active[draw.key] = share
-            if not given.cap and SHARE * share.burst * given.fair < LEAST * share.rate:
-                # too small a share ever to be lent: the centre decides each request
+            if not given.fair:  # the centre decides each request
                 share.denied_until = -inf
                 continue
             is_settled = 0.9 * given.fair <= given.flow < 0.98 * HEADROOM * draw.wants
-            share.pause = min(LONGEST_PAUSE, 2 * share.pause) if is_settled else FIRST_PAUSE
+            longest = DRY_PAUSE if given.fair >= NEAR * draw.wants else LONGEST_PAUSE
+            share.pause = min(longest, 2 * share.pause) if is_settled else DRY_PAUSE
             share.denied_until = sent + share.pause
             share.denied_cost = 0.0
 
@@ -222,7 +234,7 @@ class RateBorrower:
                 del self._active[share.key]
                 continue
             idle = now - share.spent_at
-            if idle >= max(IDLE, 6.0 / (share.demand + TINY) if share.demand > 1.0 else IDLE):
+            if idle >= max(IDLE, IDLE_SPENDINGS / share.demand if share.demand > 1.0 else IDLE):
                 draws.append(self._hand_back(share))
             elif self._has_changed(share, now) and now - share.asked_at >= FIRST_PAUSE:
                 wants = max(share.wants(now), WORTH)
@@ -272,8 +284,11 @@ class RateBorrower:
 
     @staticmethod
     def _has_changed(share: _Share, now: float) -> bool:
-        wants = share.wants(now)
-        return share.expires - now < TTL / 2 or wants < 0.6 * share.told
+        if share.expires - now < TTL / 2 or share.wants(now) < 0.6 * share.told:
+            return True
+        if now - share.lent_at < YOUNG and now - share.asked_at >= YOUNG_PAUSE:
+            return True
+        return share.tokens > FULL * share.cap and now - share.asked_at >= FULL_PAUSE
 
     @staticmethod
     def _surplus(share: _Share) -> float:

@@ -18,8 +18,9 @@ got all it wants wastes what it wants too much.) A holder never gets what anothe
 shares move when those who lost demand speak next (rate_borrower.py: at once when it is much). Caps are shared
 by the root of the flows, since that is how the noise of arrivals grows.
 
-Small buckets are never lent (`LEAST`): each request is then decided here, exactly. The one slack: between the
-lender's word and its arrival a holder still earns its former flow; that is a round trip's worth.
+Small buckets are never lent, nor to so many holders that each could hoard only a few tokens (`LEAST`,
+`CROWD`): each request is then decided here, exactly. The one slack: between the lender's word and its arrival
+a holder still earns its former flow; that is a round trip's worth.
 
 Source: Doorman (wants / has / gets, proportional shares), Envoy's RLQS for the shape of the messages. The
 same law runs inside Redis as a script, line by line: stores/redis_leases.py.
@@ -33,8 +34,9 @@ from typing import NamedTuple
 
 TTL = 1.0  # s: a lease that is not renewed is over
 LEAST = 4.0  # tokens: with a smaller cap a flow is not lent, for most of it would be wasted on noise
+CROWD = 6.0  # tokens: with less for each holder, on average, nothing is lent
 FILL = 0.5  # of a cap: up to here a holder is given tokens at once
-SHARE = 0.9  # of a burst that may be hoarded by holders
+SHARE = 0.8  # of a burst that may be hoarded by holders
 LENT = 0.98  # of a rate that is lent, at most: the rest stays for those that ran dry
 HEADROOM = 1.15  # by which a want is raised: demand is noisy
 
@@ -59,7 +61,8 @@ class Draw(NamedTuple):
 class Share(NamedTuple):
     """What a holder has from now on: flow in tokens/s, at most `cap` of them hoarded, `tokens` at once.
 
-    fair: the flow that it will have when the others have given up what is too much.
+    fair: the flow that it will have when the others have given up what is too much; 0: none, the lender
+    decides each of its requests.
     """
 
     flow: float
@@ -176,7 +179,11 @@ class RateLender:
             return NOTHING
         fair = draw.wants * min(HEADROOM, LENT * draw.rate / wants)
         flow = max(0.0, min(fair, draw.rate - flows))
-        cap = SHARE * draw.burst * min(sqrt(draw.wants) / roots, 1.0 - caps / (SHARE * draw.burst))
+        hoard = SHARE * draw.burst
+        part = hoard * sqrt(draw.wants) / roots
+        cap = min(part, hoard - caps)
+        if part < LEAST or hoard < CROWD * (1 + len(bucket.loans)):
+            fair = cap = 0.0
         if cap < LEAST:
             flow = cap = 0.0
         bucket.loans[holder] = _Loan(flow, cap, draw.wants, now + TTL)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 
 from gateway.governance.rate_borrower import RateBorrower, Wish
-from gateway.governance.rate_leases import FILL, HEADROOM, LEAST, LENT, SHARE, TTL, Draw, Share, Word
+from gateway.governance.rate_leases import CROWD, FILL, HEADROOM, LEAST, LENT, SHARE, TTL, Draw, Share, Word
 from gateway.governance.token_bucket import Verdict
 from gateway.pipeline.ports import Claim, Grant, StoreUnavailable
 from gateway.pipeline.promise import Promise
@@ -31,7 +31,7 @@ from gateway.stores.script import Script, number
 TICK = 0.025  # s between two looks at what is due
 
 LEND = b"""
-local TTL, LEAST, FILL, SHARE, HEADROOM, LENT = %f, %f, %f, %f, %f, %f
+local TTL, LEAST, CROWD, FILL, SHARE, HEADROOM, LENT = %f, %f, %f, %f, %f, %f, %f
 local function exact(x) return string.format('%%.17g', x) end
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -91,18 +91,21 @@ for i, key in ipairs(KEYS) do
   local wants, mine = tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
   local bucket = buckets[key]
   if wait == 0 then bucket.tokens = bucket.tokens - cost end
-  local flows, caps, all, roots = 0, 0, wants, math.sqrt(wants)
+  local flows, caps, all, roots, holders = 0, 0, wants, math.sqrt(wants), 1
   for name, loan in pairs(bucket.loans) do
     if name ~= holder then
       flows, caps = flows + loan.flow, caps + loan.cap
-      all, roots = all + loan.wants, roots + math.sqrt(loan.wants)
+      all, roots, holders = all + loan.wants, roots + math.sqrt(loan.wants), holders + 1
     end
   end
   local flow, cap, tokens, fair = 0, 0, 0, 0
   if wants > 0 then
     fair = wants * math.min(HEADROOM, LENT * rate / all)
     flow = math.max(0, math.min(fair, rate - flows))
-    cap = SHARE * burst * math.min(math.sqrt(wants) / roots, 1 - caps / (SHARE * burst))
+    local hoard = SHARE * burst
+    local part = hoard * math.sqrt(wants) / roots
+    cap = math.min(part, hoard - caps)
+    if part < LEAST or hoard < CROWD * holders then fair, cap = 0, 0 end
     if cap < LEAST then flow, cap = 0, 0 end
     bucket.loans[holder] = {flow = flow, cap = cap, wants = wants}
     local terms = {exact(flow), exact(cap), exact(wants), exact(now + TTL)}
@@ -128,7 +131,7 @@ if wait == math.huge then wait = -1 else wait = math.ceil(wait * 1000000) end
 answer[1], answer[2] = wait, binding - 1
 answer[3], answer[4] = math.max(0, math.floor(left + 0.000001)), math.ceil(math.max(0, reset) * 1000000)
 return answer
-""" % (TTL, LEAST, FILL, SHARE, HEADROOM, LENT)
+""" % (TTL, LEAST, CROWD, FILL, SHARE, HEADROOM, LENT)
 """KEYS: buckets; ARGV: the holder, then cost, rate, burst, wants, mine, charge of each (rate_leases.Draw).
 
 Returns wait (us; 0 granted, -1 never), binding, remaining, reset (us), then flow, cap, tokens, fair of each.

@@ -206,10 +206,26 @@ HELD_OUT = (
     Scenario("even, 0.95 x", 8, 1200.0, 0.95, 0.0, "mirrored", seed=13),
     Scenario("five gateways, slow store", 5, 800.0, 1.5, 0.7, "mirrored", seed=14, rtt=0.005),
 )
+NEAR = tuple(
+    Scenario(f"{name}, {offered:g} x", 8, rate, offered, skew, "mirrored", seed=seed)
+    for seed, (name, rate, offered, skew) in enumerate(
+        (
+            ("even", 1000.0, 0.97, 0.0),
+            ("power law", 1000.0, 1.0, 1.0),
+            ("even", 1000.0, 1.02, 0.0),
+            ("power law", 2000.0, 1.02, 0.5),
+            ("even", 1500.0, 1.0, 0.0),
+            ("power law", 1000.0, 1.05, 1.0),
+        ),
+        start=9500,
+    )
+)
 SMALL = (
     Scenario("100/s, even, 1.2 x", 8, 100.0, 1.2, 0.0, "mirrored", seed=401),
     Scenario("160/s, even, 2 x", 8, 160.0, 2.0, 0.0, "mirrored", seed=402),
     Scenario("60/s, steep, 1.5 x", 8, 60.0, 1.5, 1.0, "mirrored", seed=403),
+    Scenario("400/s, even, 1 x", 8, 400.0, 1.0, 0.0, "mirrored", seed=404),
+    Scenario("300/s, power law, 1.02 x", 8, 300.0, 1.02, 0.5, "mirrored", seed=405),
 )
 WAYS: dict[str, Callable[[Scenario], Way]] = {
     "rate leases": RateLeases,
@@ -223,7 +239,8 @@ def run() -> Report:
     """Play all scenarios in all ways."""
     rows: list[Sequence[str | float]] = []
     targets = []
-    for kind, scenarios in (("tuned", TUNED), ("held out", HELD_OUT), ("small limits", SMALL)):
+    kinds = (("tuned", TUNED), ("held out", HELD_OUT), ("near the limit", NEAR), ("small limits", SMALL))
+    for kind, scenarios in kinds:
         ours = []
         wholly = []
         for scenario in scenarios:
@@ -242,8 +259,10 @@ def run() -> Report:
         ]
         if kind == "small limits":
             continue  # decided one by one, exactly
+        if wholly:
+            moved = min(o.moved for o in wholly)
+            targets.append(Target(f"{kind}: second after demand moved wholly", moved, ">=", 0.95))
         targets += [
-            Target(f"{kind}: second after demand moved wholly", min(o.moved for o in wholly), ">=", 0.95),
             Target(f"{kind}: second after demand was mirrored", min(o.moved for o in ours), ">=", 0.88),
             Target(f"{kind}: most calls per 1,000 requests", max(o.calls for o in ours), "<=", 50.0),
         ]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.governance.rate_borrower import EXACT, RateBorrower, Wish
-from gateway.governance.rate_leases import HEADROOM, LENT, Draw, RateLender
+from gateway.governance.rate_leases import HEADROOM, LENT, SHARE, Draw, RateLender
 from gateway.pipeline.ports import Claim
 
 
@@ -131,7 +131,7 @@ def test_a_rich_holder_gives_back_when_it_renews_what_others_may_need() -> None:
     (draw,) = draws
     assert draw.charge < 0
     (share,) = fleet.lender.decide(0, draws, now).shares
-    assert draw.mine == pytest.approx(0.5 * 90.0)
+    assert draw.mine == pytest.approx(0.5 * SHARE * 100.0)
     assert share.tokens == 0.0, "what it gave back is not given to it again"
 
 

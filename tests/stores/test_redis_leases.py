@@ -48,6 +48,8 @@ async def test_the_script_lends_what_the_reference_lends(redis_server):
         (1, Draw(b"k", 0.0, 1000.0, 100.0, 0.0, 20.0)),
         (2, Draw(b"k", 0.0, 1000.0, 100.0, 900.0, 3.0)),
         (3, Draw(b"k", 200.0, 1000.0, 100.0)),
+        *((holder, Draw(b"few", 1.0, 200.0, 20.0, 60.0)) for holder in (1, 2, 3)),
+        (1, Draw(b"few", 1.0, 200.0, 20.0, 60.0)),  # three are too many for it
     ]
     lender = RateLender()
     async with AsyncExitStack() as stack:
@@ -92,10 +94,9 @@ async def test_four_gateways_of_two_workers_keep_one_limit_with_few_calls(redis_
     for window in (0.1, 1.0, length):
         most = max(sum(at <= t < at + window for t in granted) for at in granted[::50])
         assert most <= 1.02 * (1000.0 * window + 100.0) + 10  # ten: the loop's own clock is 5 ms coarse
-    # The figures proper are the simulator's (loadtests/sims/leases.py): six runs on two busy cores used 93 to
-    # 99 % with 40 to 115 calls per 1,000 requests, since a tick that comes late costs both.
-    assert len(granted) >= 0.9 * 1000.0 * length
-    assert calls <= 0.1 * asked + 100
+    print(f"used {len(granted) / (1000.0 * length):.1%}, {1000 * calls / asked:.0f} calls per 1,000 requests")
+    assert len(granted) >= 0.97 * 1000.0 * length
+    assert calls <= 0.05 * asked
 
 
 @real
