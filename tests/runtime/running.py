@@ -135,5 +135,5 @@ def model_page(port: int, verbs: str = "") -> str:
 
 
 def question(*row: float) -> dict[str, object]:
-    """One row for `m`, in KServe V2."""
-    return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": list(row)}]}
+    """Two numbers for each row for `m`, in KServe V2."""
+    return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [len(row) // 2, 2], "data": list(row)}]}

@@ -19,6 +19,7 @@ from tests.services.redis import RedisServer
 
 INFER = "/v2/models/m/infer"
 KEPT = "    cache: {ttl: 60s, scope: shared}\n"
+BY_ROWS = "    cache: {ttl: 60s, scope: shared, rows: true}\n"
 redis = pytest.mark.service("redis")
 
 
@@ -35,6 +36,20 @@ class Slow:
             self.asked[tuple((await request.json())["inputs"][0]["data"])] += 1
             await asyncio.sleep(self.pause)
         return await kserve(request)
+
+
+class SlowByRows(Slow):
+    """One whose answers have a row for each row asked: its first number."""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "GET":
+            tensor = {"name": "x", "datatype": "FP32", "shape": [-1, 2]}
+            output = {"name": "y", "datatype": "FP32", "shape": [-1]}
+            return web.json_response({"name": "m", "platform": "t", "inputs": [tensor], "outputs": [output]})
+        data = (await request.json())["inputs"][0]["data"]
+        await super().answer(request)
+        output = {"name": "y", "datatype": "FP32", "shape": [len(data) // 2], "data": data[::2]}
+        return web.json_response({"model_name": "m", "outputs": [output]})
 
 
 async def ask(gateway: Running, *row: float) -> tuple[int, str]:
@@ -93,10 +108,10 @@ async def pair(
         yield one, other
 
 
-def on_redis(folder: Path, port: int, server: RedisServer):
+def on_redis(folder: Path, port: int, server: RedisServer, kept: str = KEPT):
     folder.mkdir(exist_ok=True)
     base = f"log: {{access: off}}\nstores:\n  cache: {{url: '{server.url}', timeout: 1s}}\n"
-    return running(folder, model_page(port, KEPT), base)
+    return running(folder, model_page(port, kept), base)
 
 
 async def test_forty_who_ask_at_once_cost_one_call_per_question(
@@ -133,6 +148,35 @@ async def test_the_other_gateway_goes_on_when_the_one_that_asks_loses_its_client
 ) -> None:
     model, _ = slow
     assert await outlive(model, *pair) < 2.0, "the lease, of 3 s, was given back"
+
+
+@redis
+@pytest.mark.parametrize("where", ["here", "there"])
+async def test_a_batch_fetches_what_another_was_to_bring_when_that_ones_client_leaves(
+    redis_server: RedisServer, tmp_path: Path, where: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        made = await stack.enter_async_context(backend())
+        model = SlowByRows(made, 0.1)
+        one, other = [
+            await stack.enter_async_context(on_redis(tmp_path / name, made.port, redis_server, BY_ROWS))
+            for name in ("one", "other")
+        ]
+        for gateway in (one, other):
+            await ask(gateway, 0.0, 0.0)  # the signature is known
+        leave, model.pause = asyncio.Event(), 4.0
+        leading = asyncio.create_task(ask_and_reset(one, leave, 1.0, 1.0, 2.0, 2.0))
+        await until(lambda: model.asked[1.0, 1.0, 2.0, 2.0] == 1)
+        model.pause = 0.1
+        joining = asyncio.create_task(ask(one if where == "here" else other, 2.0, 2.0, 3.0, 3.0))
+        await until(lambda: model.asked[3.0, 3.0] == 1)
+        leave.set()
+        left = asyncio.get_running_loop().time()
+        assert await joining == (200, "headgate; fwd=partial; collapsed; stored")
+        assert asyncio.get_running_loop().time() - left < 2.0, "the lease, of 3 s, was given back"
+        await leading
+        assert model.asked[2.0, 2.0] == 1, "the row that the other was to bring"
+        assert (await ask(other, 3.0, 3.0, 2.0, 2.0))[1] == "headgate; hit"
 
 
 @redis
