@@ -135,6 +135,39 @@ def test_each_version_has_its_own_answers() -> None:
     assert status(asked(traffic, path=b"/v1/models/digits/versions/1:predict")) == b"headgate; hit"
 
 
+def test_each_pool_and_each_version_of_one_pool_has_its_own_answers() -> None:
+    answers = AnswerStore(100_000)
+    for pools, versions in (
+        ({"one": 1}, {"1": "one", "2": "one"}),
+        ({"other": 1}, {"1": "other", "2": "other"}),
+    ):
+        traffic = Traffic(pools, versions=versions, answers=answers)
+        traffic.add(Explicit(traffic.parts))
+        traffic.use(send.KIND, send.Send({"1": Ratio(1.0)}))
+        traffic.use(KIND, Cache(Duration(30.0)))
+        for version in (b"1", b"2"):
+            sent = asked(traffic, path=b"/v1/models/digits/versions/%b:predict" % version)
+            assert status(sent) == b"headgate; fwd=miss; stored"
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [({"temperature": 0.7}, False), ({"temperature": 0.7, "seed": 1}, True), ({"sequence_id": 3}, False)],
+    ids=str,
+)
+def test_what_may_be_answered_otherwise_the_next_time_is_not_kept(
+    said: dict[str, object], kept: bool
+) -> None:
+    traffic = cached(speaks="kserve-v2")
+    output = {"name": "label", "datatype": "INT64", "shape": [1], "data": [7]}
+    body = orjson.dumps({**orjson.loads(inputs([[1, 2]])), "parameters": said})
+    for _ in range(2):
+        sent = asked(
+            traffic, body, path=V2, answer=orjson.dumps({"model_name": "digits", "outputs": [output]})
+        )
+    assert status(sent) == (b"headgate; hit" if kept else b"headgate; fwd=bypass")
+
+
 def test_what_is_no_prediction_has_nothing_to_do_with_the_cache() -> None:
     traffic = cached()
     assert status(asked(traffic, path=b"/orders/7")) is None
@@ -212,6 +245,14 @@ def test_a_large_answer_streams_past_and_is_not_kept() -> None:
     for last in (False, True):
         call.sink.on_chunk(b"0123456789", last)
     assert (sent.down.body, status(sent)) == (b"01234567890123456789", b"headgate; fwd=miss")
+    assert len(traffic.parts.answers) == 0
+
+
+def test_a_large_answer_that_is_whole_because_it_was_translated_is_not_kept_either() -> None:
+    traffic = cached(size=Size(10), speaks="kserve-v2")
+    output = {"name": "label", "datatype": "INT64", "shape": [1], "data": [7]}
+    sent = asked(traffic, answer=orjson.dumps({"model_name": "digits", "outputs": [output]}))
+    assert (sent.down.status, status(sent)) == (200, b"headgate; fwd=miss")
     assert len(traffic.parts.answers) == 0
 
 
@@ -335,6 +376,21 @@ def test_all_endpoints_share_one_bounded_store_and_may_be_purged_apart() -> None
     assert answers.purge(one.clock.wall()) == 1
     one.clock.advance(0.001)
     assert status(asked(one)) == b"headgate; fwd=miss; stored"
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["whole", "rows"])
+@pytest.mark.parametrize("by", ["endpoint:digits", "model:digits", "tag:summer", "tag:t16", None], ids=str)
+def test_answers_are_forgotten_by_endpoint_model_and_the_tags_that_an_instance_gave(
+    rows: bool, by: str | None
+) -> None:
+    traffic = cached(rows=rows)
+    tags = ", ".join(["summer", *(f"t{number}" for number in range(2, 18))])
+    traffic.send(body=instances([[1, 2]]))
+    traffic.upstream.calls[-1].answer(ANSWER, headers=[(b"cache-tag", tags.encode())])
+    asked(traffic, instances([[3, 4]]))
+    answers, wall = traffic.parts.answers, traffic.clock.wall()
+    assert answers.purge_tag("tag:t17", wall) == 0, "sixteen tags are heeded"
+    assert answers.purge_tag(by, wall) == (1 if by and by.startswith("tag:") else 2)
 
 
 # Many at once

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.config.units import Duration
+from gateway.config.units import Duration, Size
 from gateway.filters import degrade, throttle
 from gateway.filters.cache import KIND, Cache
 from gateway.http.message import Headers
+from gateway.pipeline.answers import AnswerStore
 from gateway.pipeline.errors import UpstreamReset
 from gateway.pipeline.filter import Rule
+from gateway.pipeline.ports import Principal
 from gateway.stores.memory import MemoryBlobs
 from tests.fakes.clock import ManualClock
 from tests.fakes.traffic import V2, FakeCall, Sent, Traffic, inputs, instances
@@ -85,6 +87,25 @@ def test_a_row_that_stands_twice_is_asked_for_once() -> None:
     traffic = by_rows()
     sent = ask(traffic, A, B, A, A)
     assert (labels(sent), asked_for(traffic.upstream.calls[0])) == ([2, 4, 2, 2], [A, B])
+
+
+def test_rows_are_shared_as_far_as_the_scope_says_and_within_their_endpoint() -> None:
+    answers = AnswerStore(100_000)
+    for endpoint in ("digits", "letters"):
+        traffic = Traffic(answers=answers, endpoint=endpoint)
+        traffic.use(KIND, Cache(Duration(30.0), scope="principal", rows=True))
+        for name in ("alice", "bob"):
+            traffic.who = Principal(name)
+            assert status(ask(traffic, A)) == b"headgate; fwd=miss; stored"
+            assert status(ask(traffic, A)) == b"headgate; hit"
+
+
+def test_rows_that_are_too_large_are_given_but_not_kept() -> None:
+    traffic = Traffic()
+    traffic.use(KIND, Cache(Duration(30.0), scope="shared", rows=True, size=Size(8)))
+    assert labels(ask(traffic, A, B)) == [2, 4]
+    assert status(ask(traffic, A, B)) == b"headgate; fwd=miss"
+    assert len(traffic.parts.answers) == 0
 
 
 def test_rows_kept_in_one_dialect_answer_another() -> None:

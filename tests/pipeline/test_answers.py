@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.governance.flights import Role
-from gateway.pipeline.answers import AnswerStore, Kept, Landed, Waiter, Windows, tag
+from gateway.pipeline.answers import MOST_PURGED, AnswerStore, Kept, Landed, Waiter, Windows, tag
 from gateway.pipeline.promise import Promise
 from gateway.stores.memory import MemoryBlobs
 from tests.fakes.clock import ManualClock
@@ -230,6 +230,26 @@ def test_a_purge_reaches_the_shared_store_and_answers_that_were_under_way() -> N
     assert other.keep(b"j", kept(tags=tags), began=WALL + 1.5, wall=WALL + 2)
     one.purge(WALL + 3)
     assert blobs.get(b"k") is None
+
+
+@pytest.mark.parametrize("what", [None, "key:" + b"k".hex(), "tag:a", "endpoint:e"], ids=str)
+def test_a_purge_by_anything_forgets_what_is_here_and_what_is_under_way(what: str | None) -> None:
+    answers = AnswerStore(10_000)
+    tags = ("tag:a", "endpoint:e")
+    answers.keep(b"k", kept(tags=tags), WALL, WALL)
+    answers.keep(b"other", kept(), WALL, WALL)
+    assert answers.purge_tag(what, WALL + 1) == (2 if what is None else 1)
+    assert answers.find(b"k", 1000.0, WALL + 1) is None
+    assert not answers.keep(b"k", kept(tags=tags), began=WALL + 0.5, wall=WALL + 2)
+    assert answers.keep(b"k", kept(tags=tags), began=WALL + 1.5, wall=WALL + 2)
+
+
+def test_purges_are_remembered_up_to_a_bound() -> None:
+    answers = AnswerStore(10_000)
+    for number in range(MOST_PURGED + 5):
+        answers.purge_tag(f"tag:{number}", WALL)
+    assert answers.keep(b"k", kept(tags=("tag:4",)), began=WALL - 1, wall=WALL), "forgotten"
+    assert not answers.keep(b"j", kept(tags=("tag:5",)), began=WALL - 1, wall=WALL)
 
 
 # Flights
