@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 
@@ -25,7 +26,7 @@ from tests.integration.running import slack
 from tests.integration.test_grpc import off
 from tests.integration.test_model_servers import ROWS, N, Y, posted, tfs_rows
 from tests.runtime.running import Running, running, until
-from tests.services.peers.servers import Server
+from tests.services.peers.servers import SIGNATURE, Server
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
@@ -212,3 +213,39 @@ async def test_one_of_two_that_hangs_or_dies_is_shunned_and_no_client_sees_it(
     judge(heard, {"numbers"}, 0.3 * 2)
     for fault, took in seen.items():
         server.record({"fault": fault, **took})
+
+
+@pytest.mark.parametrize("stops", ["hangs", "is cut off"])
+async def test_an_answer_that_stops_in_its_middle_is_never_completed(stops: str, tmp_path: Path) -> None:
+    """As uvicorn's, whose head and body come apart. Not a real server: none can be stopped just there."""
+    whole = b'{"predictions": [{"y": [3.0, 4.0], "n": 1}]}'
+
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(whole) + whole[:10])
+        await writer.drain()
+        if stops == "hangs":
+            await reader.read()  # until the gateway has had enough
+            await reader.read()
+        writer.close()
+
+    listening = await asyncio.start_server(half, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    page = (
+        f"pools:\n  peer: {{instances: ['127.0.0.1:{port}'], speaks: kserve-v1, health: off, "
+        f"signature: '{SIGNATURE}'}}\n"
+        "endpoints:\n  double:\n    model: double\n    send: peer\n    authenticate: none\n"
+        + lesser("kserve-v1")
+    )
+    async with listening, running(tmp_path, page) as gateway:
+        (instance,) = instances_of(gateway)
+        rows = {"instances": [{"x": [1.5, 2.0]}]}
+        async with gateway.http.post("/v1/models/double:predict", json=rows) as passed:
+            assert passed.status == 200  # it was on its way
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await passed.read()
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.5, 2.0]}
+        async with gateway.http.post("/v2/models/double/infer", json={"inputs": [tensor]}) as translated:
+            assert translated.headers["x-degraded"] == "predict"
+            assert [one["data"] for one in (await translated.json())["outputs"]] == [[0, 0], [0]]
+        assert (instance.successes, instance.failures) == (0, 2)
