@@ -340,20 +340,18 @@ class AnswerStore:
             self._give_back(key, True)
 
     def lease(self, key: bytes) -> Eventual[Lease]:
-        """Ask once to be the gateway that fetches; given back when the flight for the key is over."""
+        """Ask once to be the gateway that fetches; given back when the flight for the key is over.
+
+        Only where it `takes_turns`.
+        """
         shared = self.shared
-        if shared is None or not self.trusted:
-            return Lease.NOBODYS
-        if key in self._leased:
-            return Lease.OURS
+        assert shared is not None
         told = shared.lease(key)
         if isinstance(told, Promise):
             return told.chain(lambda lease: self._told(key, lease))
         return self._told(key, told)
 
     def _told(self, key: bytes, lease: Lease) -> Lease:
-        if key in self._leased:  # another request of ours got it meanwhile
-            return Lease.OURS
         if lease is Lease.OURS:
             self._leased.add(key)
             if not self.is_flying(key):  # who wanted it left meanwhile

@@ -129,3 +129,12 @@ def test_it_hits_more_often_than_lru(make, least_gain):
 def test_a_cache_without_room_is_refused():
     with pytest.raises(ValueError, match="room"):
         BoundedMap(0)
+
+
+def test_what_takes_the_place_of_another_counts_with_its_own_size_and_tags() -> None:
+    held: BoundedMap[str] = BoundedMap(100_000)
+    held.put(b"k", "small", 100, ("a", "b"))
+    before = held.size
+    held.put(b"k", "large", 900, ("b", "c"))
+    assert held.size - before == 800
+    assert [held.tagged(name) for name in "abc"] == [[], [b"k"], [b"k"]]

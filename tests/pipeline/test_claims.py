@@ -9,7 +9,7 @@ import pytest
 from gateway.pipeline.answers import AnswerStore, Kept
 from gateway.pipeline.claims import LAST_LOOK, Claim, Claims
 from gateway.pipeline.ports import Lease
-from gateway.pipeline.promise import Promise
+from gateway.pipeline.promise import Eventual, Promise
 from gateway.stores.memory import MemoryBlobs
 from tests.fakes.clock import ManualClock, ManualTimers
 from tests.pipeline.test_answers import kept
@@ -21,6 +21,7 @@ class Shared(MemoryBlobs):
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(1_000_000, clock)
         self.held: dict[bytes, str] = {}
+        self.late: list[Callable[[], None]] | None = None  # what it has not told yet
 
     def of(self, gateway: str) -> AnswerStore:
         seat = Seat(self, gateway)
@@ -37,7 +38,15 @@ class Seat:
         self._gateway = gateway
         self.get, self.set, self.delete = shared.get, shared.set, shared.delete
 
-    def lease(self, key: bytes) -> Lease:
+    def lease(self, key: bytes) -> Eventual[Lease]:
+        lease = self._lease(key)
+        if self._shared.late is None:
+            return lease
+        told: Promise[Lease] = Promise()
+        self._shared.late.append(lambda: told.resolve(lease))
+        return told
+
+    def _lease(self, key: bytes) -> Lease:
         holder = self._shared.held.setdefault(key, self._gateway)
         if holder == "open":
             return Lease.NOBODYS
@@ -149,6 +158,35 @@ def test_it_goes_on_itself_when_the_other_gateway_brings_nothing(
     ours.leave()
     wait(clock, timers, LAST_LOOK)
     assert told == [None]
+
+
+@pytest.mark.parametrize(
+    "ends", [Claim.dissolve, lambda claim: claim.land(kept(ttl=0.0))], ids=["dissolve", "ttl 0"]
+)
+def test_nobody_waits_for_what_another_gateway_cant_share(
+    clock: ManualClock, timers: ManualTimers, ends: Callable[[Claim], None]
+) -> None:
+    shared = Shared(clock)
+    ours, theirs = [Claim(b"k", shared.of(name), clock, timers) for name in ("one", "other")]
+    heard(ours)
+    told = heard(theirs)
+    ends(ours)
+    wait(clock, timers, LAST_LOOK)
+    assert told == [None]
+    assert shared.held == {b"k": "open"}
+
+
+def test_a_lease_that_comes_when_nobody_wants_it_any_more_is_given_back(
+    clock: ManualClock, timers: ManualTimers
+) -> None:
+    shared = Shared(clock)
+    shared.late = []
+    claim = Claim(b"k", shared.of("one"), clock, timers)
+    told = heard(claim)
+    claim.leave()
+    assert shared.held == {b"k": "one"}
+    shared.late[0]()
+    assert (shared.held, told) == ({}, [None])
 
 
 def test_who_gets_the_lease_looks_once_more(clock: ManualClock, timers: ManualTimers) -> None:

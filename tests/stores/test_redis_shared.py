@@ -12,6 +12,7 @@ import pytest
 from gateway.pipeline.answers import AnswerStore, Kept, Windows, tag
 from gateway.pipeline.ports import Lease
 from gateway.pipeline.promise import Promise
+from gateway.stores import redis_shared
 from gateway.stores.redis import Address, RedisClient
 from gateway.stores.redis_shared import SharedRedisBlobs
 from tests.services.redis import RedisServer
@@ -103,6 +104,48 @@ async def test_a_gateway_that_starts_later_gives_nothing_that_was_purged_before(
         assert await late.find() is None
     finally:
         await late.stop()
+
+
+async def test_what_was_kept_after_a_purge_is_given_by_who_starts_later(redis_server: RedisServer) -> None:
+    with redis_server.control() as control:
+        long_ago = int(time.time() * 1000) - 10_000
+        control.xadd("headgate:blob:purges", {"what": DIGITS, "by": "gone"}, id=f"{long_ago}-0")
+    writer, late = Gateway(redis_server, b"writer"), Gateway(redis_server, b"late")
+    await writer.client.open()
+    writer.keep()
+    assert await value(writer.blobs.get(b"k" * 16)) is not None
+    await late.start()
+    try:
+        await until(lambda: late.answers.trusted)
+        assert await late.find() is not None
+    finally:
+        await late.stop()
+        await writer.stop()
+
+
+async def test_a_gateways_own_purge_takes_nothing_that_it_keeps_after_that(
+    pair: tuple[Gateway, Gateway],
+) -> None:
+    one, other = pair
+    one.answers.purge_tag(DIGITS, time.time())
+    one.keep()
+    for number in range(2):  # what comes after it in the stream was heard, so it was read
+        other.answers.purge_tag(f"tag:{number}", time.time())
+        await until(lambda number=number: f"tag:{number}" in one.answers._purged)  # type: ignore[misc]
+    assert len(one.answers) == 1
+
+
+async def test_after_a_gap_longer_than_what_is_remembered_everything_counts_as_purged(
+    pair: tuple[Gateway, Gateway], redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_shared, "LENGTH", 3)
+    one, _ = pair
+    one.keep()
+    with redis_server.control() as control, control.pipeline() as many:
+        for number in range(5):
+            many.xadd("headgate:blob:purges", {"what": f"tag:{number}", "by": "third"})
+        many.execute()
+    await until(lambda: len(one.answers) == 0)
 
 
 async def test_a_purge_while_redis_is_away_is_told_when_it_is_back(
