@@ -314,3 +314,22 @@ async def test_a_rolling_update_behind_two_gateways_loses_nothing(
                 await until(lambda: shown(gateway)["phase"] == "promoted", "the end")  # noqa: B023
                 assert await ask(gateway, 5) == {"v2"}
         assert seen.keys() == {(200, "v1"), (200, "v2")}
+
+
+@pytest.mark.service("redis")
+async def test_while_redis_is_away_no_gateway_climbs(tmp_path: Path, redis_server: RedisServer) -> None:
+    terms = "{ramp: [10%, 100%], pause: 1s, requests: 1, judge: {}}"
+    async with (
+        version("v1") as stable,
+        version("v2") as candidate,
+        pair(tmp_path, redis_server, page(stable, candidate, terms)) as (one, other),
+    ):
+        redis_server.kill()
+        await until(lambda: shown(one)["decided"] == shown(other)["decided"] == "alone", "being alone")
+        for _ in range(4):
+            await ask(one, 30)
+            await ask(other, 30)
+            await asyncio.sleep(0.5)
+        assert [shown(gateway)["weight"] for gateway in (one, other)] == [0.1, 0.1]
+        redis_server.start()
+        await until(lambda: shown(one)["weight"] == shown(other)["weight"] == 1.0, "what it waited for")

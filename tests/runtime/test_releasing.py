@@ -7,6 +7,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from gateway.runtime.policies import read
 from gateway.runtime.release_file import ReleaseFile
 from tests.fakes.versions import ROLLING, Fleet, Version, load, page, version
 from tests.runtime.crews import Crewed, crewed
-from tests.runtime.running import question
+from tests.runtime.running import question, running, until, write
 
 INFER = "/v2/models/m/infer"
 
@@ -266,3 +267,45 @@ def test_the_example_of_the_documentation_is_a_release_that_climbs() -> None:
         "predictions",
         "flips",
     }
+
+
+def newest(pools: dict[int, Version], written: int) -> str:
+    """One endpoint `m` whose newest version is a candidate without traffic; which is stable is written."""
+    listed = "".join(
+        f"  m{n}: {{instances: ['127.0.0.1:{one.port}'], speaks: kserve-v2}}\n" for n, one in pools.items()
+    )
+    versions = ", ".join(f"{n}: m{n}" for n in pools)
+    return (
+        f"pools:\n{listed}endpoints:\n  m:\n    model: m\n    authenticate: none\n"
+        f"    versions: {{{versions}}}\n    labels: {{stable: {written}}}\n    release: {{weight: 0%}}\n"
+    )
+
+
+async def test_what_was_promoted_is_stable_until_the_policies_say_otherwise(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        v = [await stack.enter_async_context(version(f"v{n}")) for n in range(4)]
+        gateway = await stack.enter_async_context(running(tmp_path, newest({0: v[0], 1: v[1], 2: v[2]}, 1)))
+
+        async def serves(name: str, stable: str, candidate: str) -> None:
+            """Soon it stands between these two, and this one answers."""
+
+            def stands() -> bool:
+                (shown,) = gateway.worker.releases()
+                return (shown["stable"], shown["candidate"]) == (stable, candidate)
+
+            await until(stands)
+            await asyncio.sleep(0.3)
+            served = set()
+            for _ in range(5):
+                async with gateway.http.post(INFER, json=question(1, 2)) as answer:
+                    await answer.read()
+                    served.add(answer.headers["x-served-by"])
+            assert served == {name}
+
+        await serves("v1", "m1 1", "m2 2")
+        gateway.worker.move_release("m", "promote")
+        await serves("v2", "m1 1", "m2 2")
+        write(tmp_path, newest(dict(enumerate(v)), 1))  # a newer version comes; 1 is still written
+        await serves("v2", "m2 2", "m3 3")
+        write(tmp_path, newest(dict(enumerate(v)), 0))
+        await serves("v0", "m0 0", "m3 3")
