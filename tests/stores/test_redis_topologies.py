@@ -161,6 +161,38 @@ async def test_a_quota_goes_on_where_it_was_after_a_failover(redis_server, tmp_p
             replica.kill()
 
 
+@real
+async def test_a_quota_goes_on_where_it_was_while_its_slot_moves_to_another_host(tmp_path):
+    need_redis()
+    async with cluster(tmp_path) as servers:
+        clients = [await opened(f"redis+cluster://127.0.0.1:{server.port}") for server in servers]
+        controls = [server.control() for server in servers]
+        try:
+            gateways = [Quotas(RedisLedger(client), time.time) for client in clients]
+            before = await passed(gateways, 30)
+            slot = controls[0].execute_command("CLUSTER", "KEYSLOT", "{headgate}:quota:")
+            source, target = controls if slot < 8192 else reversed(controls)
+            ids = {one: one.execute_command("CLUSTER", "MYID").decode() for one in controls}
+            target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
+            source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+            keys = source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 10)
+            assert keys, "nothing was counted there"
+            where = servers[controls.index(target)].port
+            source.execute_command("MIGRATE", "127.0.0.1", where, "", 0, 1000, "KEYS", *keys)
+            with pytest.raises(
+                StoreUnavailable
+            ):  # it is on its way: the policies' `on_store_failure` decides
+                await one(Quotas(RedisLedger(clients[0]), time.time))
+            for control in (target, source):
+                control.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+            assert before + await passed(gateways, 2 * int(QUOTA.burst)) == QUOTA.burst
+        finally:
+            for client in clients:
+                await client.close()
+            for control in controls:
+                control.close()
+
+
 async def passed(gateways, number):
     """Ask in turn until so many were decided; returns how many may pass."""
     granted, end = 0, time.monotonic() + 25
