@@ -41,7 +41,9 @@ WITHIN = 0.5  # s that a client waits
 TRY = 0.25  # s for one try
 SEEDS = (1, 2, 3)
 FRESH = tuple(range(41, 50))
-"""Judged by their median: at a load of 0.9 chance alone costs 99 % now and then, brownout or not."""
+"""At a load of 0.9 a second in fifty answers less than 96 % by chance, brownout or not, and one such second
+puts off five of 99 %. So each of these seeds is judged against itself without a brownout, and only the time
+until 99 % by the median."""
 
 
 class Law(NamedTuple):
@@ -219,7 +221,11 @@ def run() -> Report:
     held_out = [result for name in HELD_OUT for result in ours[name]]
     first, fresh = slice(len(SEEDS)), slice(len(SEEDS), None)
     worst = min(one.after for name in HELD_OUT for one in ours[name][first])
-    after = min(median(one.after for one in ours[name][fresh]) for name in HELD_OUT)
+    lost = max(
+        simulate(scenario._replace(left=1.0), LAWS["ours"], seed).after - one.after
+        for name, scenario in {**TUNED, **HELD_OUT}.items()
+        for seed, one in zip(FRESH, ours[name][fresh], strict=True)
+    )
     return Report(
         "A brownout under retries: coming back from it",
         "Medians. Timeouts and shares are the gateway's defaults; all but the first were only judged.",
@@ -234,7 +240,7 @@ def run() -> Report:
             Target("attempts per request", max(one.attempts for one in tuned), "<=", 1.1),
             Target("held out: attempts per request", max(one.attempts for one in held_out), "<=", 1.1),
             Target("held out: success from 5 s after", worst, ">=", 0.99),
-            Target("the same on fresh seeds, median of the worst", after, ">=", 0.99),
+            Target("fresh seeds: less success than without a brownout, at worst", lost, "<=", 0.01),
         ),
         lambda axes: _draw(axes, lines),
     )
