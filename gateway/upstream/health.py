@@ -5,8 +5,9 @@ that gateways that started together don't ask together for ever. What to ask is 
 the readiness that the pool's dialect defines (a server may accept connections long before its model is
 loaded); a pool that speaks plain http and names no path is not checked. gRPC has a service of its own for
 the question (grpc_health.py). TorchServe's /ping says that the front end lives, whatever became of the
-model's workers: with `expects: torchserve` its management API (another port) is asked for the model, which is
-ready when a worker of it is. An instance is innocent until `unhealthy_after` answers were bad in a row.
+model's workers: with `expects: torchserve` its management API (HTTP, another port, also for gRPC) is
+asked for the model, which is ready when a worker of it is. An instance is innocent until `unhealthy_after`
+answers were bad in a row.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class HealthChecks:
     async def _ask(self, pool: Pool, model: str, instance: Instance) -> bool:
         path = question(pool, model)
         assert path is not None
-        if pool.is_grpc:
+        if pool.is_grpc and pool.settings.health.expects != "torchserve":
             health = pool.settings.health
             if pool.speaks in BY_NAME:
                 call = BY_NAME[pool.speaks].health_request(model)

@@ -106,9 +106,11 @@ def instances_of(gateway: Running) -> tuple[Instance, ...]:
     return gateway.worker.snapshot.pools["peer"].members.instances
 
 
-def first(server: Server) -> tuple[str, bool]:
+def first(server: Server, over_grpc: bool = False) -> tuple[str, bool]:
     """What it speaks first of all, and whether that has a readiness to be asked for."""
-    speaks = next(iter(server.pools))
+    speaks = next((one for one in server.pools if one.endswith("-grpc") is over_grpc), None)
+    if speaks is None:
+        pytest.skip(f"{server.name} speaks no gRPC")
     return speaks, not speaks.startswith("paddle")
 
 
@@ -161,10 +163,11 @@ async def test_a_server_that_crawls_is_left_alone_by_the_breaker_until_a_probe_i
     server.record({"fault": "crawls", "out": opened_at - began, "back": back})
 
 
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
 async def test_a_server_that_crashes_again_and_again_gets_no_call_before_it_is_ready(
-    server: Server, tmp_path: Path
+    server: Server, protocol: str, tmp_path: Path
 ) -> None:
-    speaks, is_checked = first(server)
+    speaks, is_checked = first(server, protocol == "grpc")
     page = server.page(speaks, health=CHECKS, verbs=lesser(speaks))
     async with running(tmp_path, page) as gateway, asked(gateway, speaks) as heard:
         (instance,) = instances_of(gateway)
@@ -180,7 +183,7 @@ async def test_a_server_that_crashes_again_and_again_gets_no_call_before_it_is_r
                 assert instance.failures == failures
             back = await told(heard, "numbers", 1 + slack())
     judge(heard, {"numbers", "lesser"}, TIMEOUT)
-    server.record({"fault": "crashes", "out": out, "back": back})
+    server.record({"fault": "crashes" if protocol == "http" else "crashes, gRPC", "out": out, "back": back})
 
 
 async def test_one_of_two_that_hangs_or_dies_is_shunned_and_no_client_sees_it(

@@ -193,13 +193,14 @@ def test_a_model_of_torchserve_is_ready_when_a_worker_is(body: bytes, ready: boo
     assert has_ready_worker(body) is ready
 
 
+@pytest.mark.parametrize("speaks", ["http", "torchserve-grpc"])
 async def test_torchserve_is_asked_at_its_other_port_and_not_believed_when_no_worker_is_ready(
-    checked: Checked,
+    checked: Checked, speaks: str
 ) -> None:
     health = Health(
         every=Duration(0.01), timeout=Duration(0.2), expects="torchserve", port=checked.behind.port
     )
-    pool = checked.pool(health, "http", port=1)
+    pool = checked.pool(health, speaks, port=1)
     checked.body = LOADING
     checked.checks.watch([(pool, "m")])
     await until(lambda: not only(pool).healthy)

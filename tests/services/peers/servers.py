@@ -456,7 +456,8 @@ def torchserve(folder: Path) -> Iterator[Server]:
     with _running(folder, command, env, lambda: answers(ready, lambda body: READY in body)) as process:
         told = f'signature: "{SIGNATURE}"'
         settings = {"torchserve": told, "torchserve-grpc": told}
-        health = {"torchserve": f"port: {management}"}
+        management_api = f"expects: torchserve, port: {management}"
+        health = {"torchserve": f"port: {management}", "torchserve-grpc": management_api}
         pools = {"torchserve": http, "torchserve-grpc": grpc}
         yield Server("TorchServe", version_of("torchserve", "torchserve"), process, pools, settings, health)
 
