@@ -12,7 +12,8 @@ batch has one request and no delay is added, at high load batches grow by themse
 
 A batch is the largest feasible one: as many rows as max_batch allows and as still meet the tightest deadline
 among its requests, by what calls have taken so far; where joining saves nothing, requests go alone
-(costs.py).
+(costs.py). What is believed of calls keeps a request out only while there are calls: after `DOUBT` without
+one it is forgotten, for a belief that keeps everybody out would never be corrected.
 
 Where a call runs is decided when the model is loaded: `inline`, on the event loop, for models so fast
 that handing over to a thread costs more than the call; `thread`, in the model's own pool, several calls at a
@@ -36,6 +37,8 @@ from backends.padding import Padding
 from backends.tensors import Array, Tensors
 from backends.waiting import NORMAL, Item, Waiting
 
+DOUBT = 1.0  # s without a call
+
 Done = Callable[[Mapping[str, Array] | BackendError], None]
 Start = Callable[[Tensors, Done], None]  # an asynchronous call; `done` may come from any thread
 
@@ -49,6 +52,7 @@ class Batcher:
     """
 
     __slots__ = (
+        "_called_at",
         "_costs",
         "_executor",
         "_idle",
@@ -97,6 +101,7 @@ class Batcher:
         self._start = start
         self._loop = asyncio.get_running_loop()
         self._costs = Costs()
+        self._called_at = -inf  # when a call ended last
         self._waiting = Waiting()
         self._running = 0
         self._scheduled = False
@@ -208,8 +213,11 @@ class Batcher:
         return batch
 
     def _is_late(self, item: Item) -> bool:
+        now = self._loop.time()
+        if not self._running and now - self._called_at > DOUBT:
+            self._costs.forget()
         seconds = self._costs.expect(self._padding.rows(min(item.rows, self._max_batch)))
-        return self._loop.time() + seconds * -(-item.rows // self._max_batch) > item.deadline
+        return now + seconds * -(-item.rows // self._max_batch) > item.deadline
 
     def _joins(self, item: Item, first: Item, rows: int, tightest: float) -> bool:
         total = rows + item.rows
@@ -261,6 +269,7 @@ class Batcher:
 
     def _scatter(self, batch: Sequence[Item], answers: Sequence[Answer], seconds: float) -> None:
         rows = sum(item.rows for item in batch)
+        self._called_at = self._loop.time()
         self._metrics.engine_seconds += seconds
         self._metrics.batch_rows.observe(rows)
         self._metrics.padded_rows += self._padding.rows(rows) - rows if rows <= self._max_batch else 0

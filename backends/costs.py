@@ -50,6 +50,10 @@ class Costs:
         if doubted:
             self._since = 0
 
+    def forget(self) -> None:
+        """Expect nothing of calls any more; whether joining pays is kept."""
+        self._seconds = [0.0] * _FILES
+
     def expect(self, rows: int) -> float:
         """Return the seconds that a call of `rows` rows will take; 0.0 where nothing is known."""
         place = _file(rows)

@@ -4,7 +4,8 @@ Calls wait in one line per caller. A batch takes one call of each line in turn, 
 which they were last served, until its rows are full; a caller with a thousand calls waiting gets no more of a
 batch than one with ten, as long as both have some. Who can't be answered in time any more is left out: it is
 answered by its own deadline. How long a batch takes is learnt (`took`): a quarter above the slowest of the
-last eight is believed, because a batch that is late is late for everybody in it.
+last eight is believed, because a batch that is late is late for everybody in it. What was learnt is
+forgotten once nothing went for `DOUBT`: a belief that keeps everybody from going would never be corrected.
 
 Pure: `now` is an argument, rows are counted, nothing is sent.
 """
@@ -12,12 +13,14 @@ Pure: `now` is an argument, rows are counted, nothing is sent.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from math import inf
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 REMEMBERED = 8  # batches whose times are known
 MARGIN = 1.25
+DOUBT = 1.0  # s without a batch
 
 
 class Place(Generic[T]):
@@ -40,6 +43,7 @@ class BatchFormer(Generic[T]):
         self._most = most
         self._lines: OrderedDict[str, deque[Place[T]]] = OrderedDict()
         self._times: deque[float] = deque(maxlen=REMEMBERED)
+        self._went_at = -inf
         self.waiting = 0
 
     def add(self, item: T, rows: int, who: str, deadline: float) -> Place[T]:
@@ -62,9 +66,10 @@ class BatchFormer(Generic[T]):
         """A batch was answered after so long."""
         self._times.append(seconds)
 
-    @property
-    def expected(self) -> float:
+    def expected(self, now: float) -> float:
         """How long the next one is believed to take, s; 0.0 while nobody knows."""
+        if self._times and now - self._went_at > DOUBT + self._times[-1]:
+            self._times.clear()
         return max(self._times) * MARGIN if self._times else 0.0
 
     def take(self, now: float) -> list[Place[T]]:
@@ -87,13 +92,14 @@ class BatchFormer(Generic[T]):
             self.waiting -= place.rows
             room -= place.rows
             chosen.append(place)
+            self._went_at = now
         for who, line in reversed(held):
             self._lines[who] = line
             self._lines.move_to_end(who, last=False)
         return chosen
 
     def _next(self, line: deque[Place[T]], now: float) -> Place[T] | None:
-        late = now + self.expected
+        late = now + self.expected(now)
         while line:
             place = line[0]
             if not place.left and place.deadline > late:

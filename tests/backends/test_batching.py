@@ -102,6 +102,27 @@ async def test_a_batch_is_only_as_large_as_its_tightest_deadline_allows(executor
     assert gate.calls[1] == 2  # three would take as long as four: a minute
 
 
+async def test_one_slow_call_does_not_keep_everybody_out_for_ever(executor: ThreadPoolExecutor) -> None:
+    gate = Gate()
+    one, metrics = batcher(gate, executor)
+    first = one.submit(row(0), 1)
+    await asyncio.sleep(0.6)  # as when the process was stopped
+    gate.open.set()
+    await first
+    loop = asyncio.get_running_loop()
+    answered = 0
+    for _ in range(40):
+        try:
+            await one.submit(row(1), 1, deadline=loop.time() + 0.3)
+            answered += 1
+        except Expired:
+            pass
+        await asyncio.sleep(0.05)
+    assert metrics.expired > 5
+    assert answered > 5
+    await one.close()
+
+
 def test_costs_are_learned_by_powers_of_two_and_guessed_in_between() -> None:
     costs = Costs()
     assert costs.expect(8) == 0.0

@@ -47,11 +47,30 @@ def test_a_large_call_is_not_starved_by_small_ones() -> None:
 
 def test_who_would_be_late_is_left_out() -> None:
     former: BatchFormer[str] = BatchFormer(4)
+    former.add("first", 1, "a", 99.0)
+    former.take(9.2)
     former.took(0.8)
     former.add("late", 1, "a", 10.9)
     former.add("in time", 1, "a", 11.1)
     assert [place.item for place in former.take(10.0)] == ["in time"]
     assert former.waiting == 0
+
+
+def test_one_slow_batch_does_not_keep_everybody_out_for_ever() -> None:
+    former: BatchFormer[int] = BatchFormer(4)
+    former.add(-1, 1, "a", 99.0)
+    former.take(10.0)
+    former.took(0.9)
+    went = []
+    for second in range(20):  # each has a second, less than the slow one is believed to take
+        now = 11.0 + second / 4
+        former.add(second, 1, "a", now + 1.0)
+        chosen = [place.item for place in former.take(now)]
+        went += chosen
+        if chosen:
+            former.took(0.01)
+    assert went[:1] == [4]
+    assert len(went) > 10
 
 
 @given(
