@@ -404,6 +404,13 @@ class Double(BaseHandler):
         return answer(data)
 """
 MMS_HANDLER = """
+import mxnet as mx
+checked = double
+def double(x):
+    checked(x)
+    rows = mx.nd.array(x, dtype="float32")
+    return (rows * 2).asnumpy(), rows.argmax(axis=1).astype("int64").asnumpy()
+
 def handle(data, context):
     return None if data is None else answer(data)
 """
@@ -464,7 +471,7 @@ def torchserve(folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def mms(folder: Path) -> Iterator[Server]:
-    """multi-model-server."""
+    """multi-model-server, whose model is MXNet's."""
     binaries = home("mms", INTO) / "bin"
     http, management, worker = low_port(), low_port(), low_port()
     for name in ("store", "logs", "tmp", "model"):
