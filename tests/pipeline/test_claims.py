@@ -15,11 +15,11 @@ from tests.fakes.clock import ManualClock, ManualTimers
 from tests.pipeline.test_answers import kept
 
 
-class Shared(MemoryBlobs):
+class Shared:
     """A store of several gateways that answers at once: who has which lease."""
 
     def __init__(self, clock: ManualClock) -> None:
-        super().__init__(1_000_000, clock)
+        self.blobs = MemoryBlobs(1_000_000, clock)
         self.held: dict[bytes, str] = {}
         self.late: list[Callable[[], None]] | None = None  # what it has not told yet
 
@@ -36,7 +36,7 @@ class Seat:
     def __init__(self, shared: Shared, gateway: str) -> None:
         self._shared = shared
         self._gateway = gateway
-        self.get, self.set, self.delete = shared.get, shared.set, shared.delete
+        self.get, self.set, self.delete = shared.blobs.get, shared.blobs.set, shared.blobs.delete
 
     def lease(self, key: bytes) -> Eventual[Lease]:
         lease = self._lease(key)
