@@ -25,11 +25,11 @@ UNTIL_CLOSE: Final = -2
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
 _MAX_DIGITS = 18  # a length below 2**63 whatever the digits: no overflow in whoever reads it after us
+# No possessive groups, `(?:…)*+`: Python before 3.11.5 takes what they do not match (cpython#106052).
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
+_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _SIZE_LINE = re.compile(
-    rb"([0-9A-Fa-f]{1,15}+)((?:[ \t]*+;[ \t]*+%b(?:[ \t]*+=[ \t]*+(?:%b|%b))?+)*+)"
-    % (_TOKEN, _TOKEN, _QUOTED)
+    rb"([0-9A-Fa-f]{1,15}+)((?:[ \t]*+;[ \t]*+%b(?:[ \t]*+=[ \t]*+(?:%b|%b))?)*)" % (_TOKEN, _TOKEN, _QUOTED)
 )
 _PLAIN_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15}+)\r\n")
 _TRAILER_LINE = re.compile(rb"(%b):([\t -~\x80-\xff]*+)" % _TOKEN)

@@ -37,7 +37,7 @@ _CONNECTION_FIELDS: Final = frozenset(
 _NOT_SENT: Final = _CONNECTION_FIELDS | {b"content-length", b"host", b"te"}
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]++")
-_METHOD = re.compile(rb"[A-Z]++(?:-[A-Z]++)*+")
+_METHOD = re.compile(rb"[A-Z]++(?:-[A-Z]++)*")  # no possessive group: see framing.py
 _STATUS = re.compile(rb"[1-5][0-9][0-9]")
 _PROTOCOL = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}(?:/[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32})?")
 _CONTROLS: Final = bytes(code for code in range(0x20) if code != 0x09) + b"\x7f"

@@ -55,7 +55,7 @@ class HeadLimits:
 
 _CONTROLS: Final = bytes(code for code in range(0x20) if code != 0x09) + b"\x7f"
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
-_METHOD = re.compile(rb"[A-Z]++(?:-[A-Z]++)*+")
+_METHOD = re.compile(rb"[A-Z]++(?:-[A-Z]++)*")  # no possessive group: see framing.py
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t -~\x80-\xff]*+)?")
 _UNFINISHED = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\A[ \t]")

@@ -97,5 +97,5 @@ def test_instances_of_pools_are_told_from_what_prometheus_calls_an_instance() ->
         for target in panel["targets"]
         if "headgate_instance_" in target["expr"]
     ]
-    assert len(legends) == 5
+    assert len(legends) == 6
     assert all("{{exported_instance}}" in legend for legend in legends)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
+from importlib import import_module
 from itertools import pairwise
+from pkgutil import iter_modules
+from typing import Any
 
 import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gateway.http
 from gateway.http.framing import (
     CHUNKED,
     LAST_CHUNK,
@@ -184,3 +190,34 @@ def test_the_reader_fits_the_framing() -> None:
         LengthReader,
     ]
     assert CloseReader().feed(b"all") == b"all"
+
+
+def possessive_groups(parsed: Iterable[Any]) -> Iterator[str]:
+    """Possessive repeats of more than one character or class, in what re's own parser makes of a pattern."""
+    for operator, argument in parsed:
+        if str(operator) == "POSSESSIVE_REPEAT":
+            inner = list(argument[2])
+            if len(inner) != 1 or str(inner[0][0]) not in ("IN", "LITERAL", "NOT_LITERAL", "ANY"):
+                yield str(inner)
+        for part in argument if isinstance(argument, list | tuple) else ():
+            for deeper in part if isinstance(part, list) else (part,):
+                if hasattr(deeper, "data"):
+                    yield from possessive_groups(deeper)
+
+
+def test_no_pattern_holds_a_possessive_group() -> None:
+    """Python before 3.11.5 takes what they don't match (cpython#106052): malformed chunks passed."""
+    assert list(possessive_groups(re._parser.parse("x(?:ab|c)*+")))  # type: ignore[attr-defined]
+    modules = [import_module(f"gateway.http.{found.name}") for found in iter_modules(gateway.http.__path__)]
+    patterns = {
+        f"{module.__name__}.{name}": value.pattern
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, re.Pattern)
+    }
+    assert len(patterns) > 20
+    found = {
+        name: list(possessive_groups(re._parser.parse(each)))  # type: ignore[attr-defined]
+        for name, each in patterns.items()
+    }
+    assert {name: groups for name, groups in found.items() if groups} == {}

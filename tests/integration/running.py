@@ -408,7 +408,7 @@ class Running:
         return [one for one in found if pool in (None, one["pool"])]
 
     def up(self, pool: str) -> int:
-        return sum(1 for one in self.instances(pool) if one["state"] == "up")
+        return sum(1 for one in self.instances(pool) if one["state"] in ("up", "down_weighted"))
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that bear these labels."""

@@ -189,7 +189,7 @@ def test_real_traffic_finds_a_dead_instance_that_nobody_checks(tmp_path: Path) -
                 return str(next(one["state"] for one in demo.instances() if one["address"] == address))
 
             until(lambda: state() == "ejected", "ejection", 3)
-            until(lambda: state() == "up", "its second chance", 5)
+            until(lambda: state() in ("up", "down_weighted"), "its second chance", 5)
             until(lambda: state() == "ejected", "its relapse", 15)
         assert load.failures == [], load.summary()
 
